@@ -1,0 +1,277 @@
+"""What a run leaves behind: plain records as JSON, readable without torch.
+
+A run is one folder, `results/runs/<run id>/`:
+
+    run.json           Run: when, what was asked, each step's outcome, provenance
+    doctor.json        list of Check
+    conformance.jsonl  Conformance, one line per case: against the original BAGEL
+    parity.jsonl       Parity, one line per op and case: fused against reference
+    golden.jsonl       Golden, one line per judged picture
+    timing.jsonl       Timing, one line per benchmark process
+    verdict.json       written by reports
+    pictures/          what golden.jsonl names, relative to the run folder
+
+Every file is written to a temporary name and renamed; a JSON-lines file grows by whole lines, and a line cut short by a
+kill is skipped by the reader and counted.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+SCHEMA = 1
+"""Version of every record below; readers refuse another."""
+
+Status = Literal["pass", "regressed", "improved", "inconclusive", "not-measured"]
+EXIT_CODES: dict[str, int] = {"pass": 0, "improved": 0, "regressed": 1, "inconclusive": 3, "not-measured": 4}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and software that a number belongs to. Numbers of different fingerprints are never compared."""
+
+    profile: Literal["cpu", "gpu"]
+    os: str
+    cpu: str
+    cores: int
+    python: str
+    torch: str
+    triton: str
+    numpy: str
+    gpu: str | None = None
+    driver: str | None = None
+    cuda: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hexadecimal digits that change with any field."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a result was made. `created` is UTC, ISO 8601; `command` is what a person would type to repeat it."""
+
+    commit: str
+    dirty: bool
+    environment: Environment
+    protocol: int
+    seed: int
+    created: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of `motbench doctor`: what was looked at, what was found, and what to do if it is wrong."""
+
+    name: str
+    status: Literal["ok", "warning", "failed"]
+    found: str
+    cure: str = ""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One compared field: largest and RMS difference beside their limits; a limit of None is not judged."""
+
+    field: str
+    worst: float
+    rms: float
+    limit_worst: float | None
+    limit_rms: float | None
+    ok: bool
+
+
+@dataclass(frozen=True)
+class Conformance:
+    """One stored case of the original BAGEL replayed by `motbench parity`."""
+
+    case: str
+    impl: str
+    device: str
+    dtype: str
+    ok: bool
+    seconds: float
+    differences: list[Difference]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """One op on one case: `impl` against the reference at the same commit, truth in a wider dtype (reference_impl/tolerance.py)."""
+
+    op: str
+    case: str
+    impl: str
+    device: str
+    dtype: str
+    tile: str
+    worst: float
+    rms: float
+    limit_worst: float
+    limit_rms: float
+    ok: bool
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One picture judged: `against` the reference implementation (parity) or the approved golden (drift).
+
+    metrics and limits share names; a metric without a limit is reported only. `reason` says what failed, `reproduce`
+    is one line to type. pictures: "expected", "actual", "difference" -> path relative to the run folder.
+    """
+
+    case: str
+    task: Literal["t2i", "img2img"]
+    prompt: str
+    impl: str
+    against: Literal["reference", "golden"]
+    status: Status
+    reason: str
+    reproduce: str
+    metrics: dict[str, float]
+    limits: dict[str, float]
+    metric_versions: dict[str, str]
+    identical: bool
+    pictures: dict[str, str]
+    seconds: float
+    golden_provenance: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The samples that one benchmark process returned, with what asv's flat list loses. Samples in seconds."""
+
+    benchmark: str
+    params: dict[str, str]
+    commit: str
+    fingerprint: str
+    protocol: int
+    round: int
+    pid: int
+    created: str
+    samples: list[float]
+    tile: str
+    peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the main job. `reason` is one sentence when the status is not pass."""
+
+    name: str
+    status: Status
+    seconds: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the main job. `stored` is False for a dirty tree: shown, but never a baseline."""
+
+    run_id: str
+    started: str
+    finished: str
+    stored: bool
+    provenance: Provenance
+    steps: list[Step]
+    schema: int = SCHEMA
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` holds either the old content or all of the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a record, or a list or dict of records, as indented JSON. NaN is written as null."""
+    write_atomic(path, (json.dumps(_plain(value), indent=1, allow_nan=False) + "\n").encode())
+
+
+def append_line(path: Path, record: Any) -> None:
+    """Append one record as one line of JSON in a single write."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(_plain(record), allow_nan=False) + "\n"
+    with path.open("ab") as file:
+        file.write(line.encode())
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """Read one record. Raises ValueError naming the file if it is not JSON or not of that kind."""
+    try:
+        return from_dict(kind, json.loads(path.read_text()))
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is not a {kind.__name__} record: {error}; delete it and run again") from error
+
+
+def read_lines(path: Path, kind: type[T]) -> tuple[list[T], int]:
+    """All whole records of a JSON-lines file, and how many lines could not be read. A missing file is empty."""
+    records, broken = [], 0
+    if not path.exists():
+        return records, broken
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            records.append(from_dict(kind, json.loads(line)))
+        except (json.JSONDecodeError, TypeError, KeyError, ValueError):
+            broken += 1
+    return records, broken
+
+
+def from_dict(kind: Any, value: Any) -> Any:
+    """Rebuild a record, checking names and the types of scalars. A null float becomes NaN."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if value not in args:
+            raise TypeError(f"{value!r} is not one of {args}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else from_dict(next(arg for arg in args if arg is not type(None)), value)
+    if origin is list:
+        return [from_dict(args[0], item) for item in value]
+    if origin is dict:
+        return {str(key): from_dict(args[1], item) for key, item in value.items()}
+    if dataclasses.is_dataclass(kind):
+        if "schema" in value and value["schema"] != SCHEMA:
+            raise ValueError(f"schema {value['schema']} is not {SCHEMA}; use the motbench version that wrote it")
+        hints = typing.get_type_hints(kind)
+        names = {f.name for f in dataclasses.fields(kind)}
+        if unknown := set(value) - names:
+            raise TypeError(f"unknown fields {sorted(unknown)}")
+        return kind(**{name: from_dict(hints[name], item) for name, item in value.items()})  # type: ignore[operator]
+    if kind is float:
+        return float("nan") if value is None else float(value)
+    if kind in (int, str, bool) and not isinstance(value, kind):
+        raise TypeError(f"{value!r} is not {kind.__name__}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not (value - value == 0):
+        return None
+    return value

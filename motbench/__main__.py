@@ -1,0 +1,5 @@
+"""`python -m motbench`."""
+
+from motbench.cli import main
+
+main()

@@ -1,0 +1,14 @@
+"""Entry point: collects the commands. A command's file may import only the standard library and typer at its top."""
+
+import sys
+
+import typer
+
+from motbench.exits import guarded
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+def main() -> None:
+    """Run `motbench` and leave with its exit code."""
+    sys.exit(guarded(lambda: app()))

@@ -1,0 +1,43 @@
+"""Exit codes, and how an exception becomes one line and a code."""
+
+import enum
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+
+
+class Exit(enum.IntEnum):
+    """The same everywhere; make itself can only return 0 or 2, so it prints the code."""
+
+    PASS = 0
+    REGRESSED = 1
+    BAD_INPUT = 2
+    INCONCLUSIVE = 3
+    NOT_MEASURED = 4
+    INTERNAL = 5
+
+
+def guarded(run: Callable[[], None]) -> int:
+    """Run a command; one line on stderr instead of a traceback.
+
+    ValueError, TypeError, NotImplementedError and OSError are what the door raises for bad input: code 2. Anything else is
+    our fault: code 5, and the traceback is kept in a file for the bug report.
+    """
+    try:
+        run()
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else (Exit.PASS if exit_.code is None else Exit.BAD_INPUT)
+    except KeyboardInterrupt:
+        print("motbench: interrupted; what was recorded so far is kept", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, NotImplementedError, OSError) as error:
+        print(f"motbench: {' '.join(str(error).split())}", file=sys.stderr)
+        return Exit.BAD_INPUT
+    except Exception as error:
+        with tempfile.NamedTemporaryFile("w", prefix="motbench-", suffix=".log", delete=False) as log:
+            traceback.print_exc(file=log)
+        message = f"motbench: internal error: {type(error).__name__}: {' '.join(str(error).split())}"
+        print(f"{message}; the traceback is in {log.name}", file=sys.stderr)
+        return Exit.INTERNAL
+    return Exit.PASS

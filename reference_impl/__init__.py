@@ -1,0 +1,26 @@
+"""THE SPECIFICATION: the MoT ops in plain PyTorch, gather -> two layers -> scatter. No Triton; any device, any dtype."""
+
+from reference_impl.attention import attention
+from reference_impl.contract import MoTOps, Problem
+from reference_impl.linear import linear
+from reference_impl.mlp import gated_linear, gated_mlp
+from reference_impl.norm import head_rms_norm, rms_norm
+from reference_impl.rotary import qk_norm_rotary, rotary
+
+
+def _describe_tile(problem: Problem) -> str:
+    return "none (plain PyTorch)"
+
+
+OPS = MoTOps(
+    name="reference",
+    linear=linear,
+    rms_norm=rms_norm,
+    head_rms_norm=head_rms_norm,
+    rotary=rotary,
+    qk_norm_rotary=qk_norm_rotary,
+    gated_linear=gated_linear,
+    gated_mlp=gated_mlp,
+    attention=attention,
+    describe_tile=_describe_tile,
+)

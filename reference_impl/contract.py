@@ -1,0 +1,389 @@
+"""The vocabulary that both implementations share: Route, Experts, QKNorm, Rotary, MoTOps and the checks at the door.
+
+Nothing here computes. Every op of the contract is a function of these objects; `reference_impl` says what it means in
+plain PyTorch and `mot_impl` computes the same with fused kernels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TEXT, IMAGE = 0, 1
+"""Index of each expert in every stacked tensor: text first."""
+
+
+def require(condition: bool, message: str, *values: object, error: type[Exception] = ValueError) -> None:
+    """Raise `error` with `message.format(*values)` unless `condition` holds. The message names both values and the cure."""
+    if not condition:
+        raise error(message.format(*values))
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which rows of a packed sequence each expert owns.
+
+    rows    [M] int64, a permutation of 0..M-1: the text expert's rows, then the image expert's rows
+    n_text  how many of them belong to the text expert
+
+    Example: `is_image = [0 0 1 1 0]` -> `rows = [0 1 4 2 3]`, `n_text = 3`.
+
+    `Route(rows, n_text)` trusts that `rows` is a permutation (checking it would stall a GPU); `from_mask` and
+    `from_rows` check. Raises ValueError or TypeError.
+    """
+
+    rows: Tensor
+    n_text: int
+
+    def __post_init__(self) -> None:
+        require(self.rows.dtype == torch.int64, "route rows are {} but must be torch.int64; convert with .long()", self.rows.dtype, error=TypeError)
+        require(self.rows.ndim == 1, "route rows have shape {} but must be one-dimensional, [M]", tuple(self.rows.shape))
+        require(
+            0 <= self.n_text <= len(self.rows),
+            "route has n_text={} but {} rows; n_text must lie in 0..{}",
+            self.n_text,
+            len(self.rows),
+            len(self.rows),
+        )
+
+    @classmethod
+    def from_mask(cls, is_image: Tensor) -> "Route":
+        """The route of a bool mask [M], True where a token belongs to the image expert. Rows keep their order."""
+        require(is_image.dtype == torch.bool, "route mask is {} but must be torch.bool", is_image.dtype, error=TypeError)
+        require(is_image.ndim == 1, "route mask has shape {} but must be one-dimensional, [M]", tuple(is_image.shape))
+        text, image = (~is_image).nonzero().flatten(), is_image.nonzero().flatten()
+        return cls(torch.cat([text, image]), len(text))
+
+    @classmethod
+    def from_rows(cls, text_rows: Tensor, image_rows: Tensor) -> "Route":
+        """The route of two index lists, in any order. Together they must name each of 0..M-1 exactly once."""
+        for name, rows in (("text", text_rows), ("image", image_rows)):
+            require(
+                rows.dtype in (torch.int64, torch.int32), "{} rows are {} but must be int64 or int32", name, rows.dtype, error=TypeError
+            )
+            require(rows.ndim == 1, "{} rows have shape {} but must be one-dimensional", name, tuple(rows.shape))
+        require(
+            text_rows.device == image_rows.device,
+            "text rows are on {} but image rows on {}; move both to one device",
+            text_rows.device,
+            image_rows.device,
+        )
+        rows = torch.cat([text_rows.long(), image_rows.long()])
+        m = len(rows)
+        if m:
+            low, high = int(rows.min()), int(rows.max())
+            require(low >= 0, "row {} is negative; rows must lie in 0..{}", low, m - 1)
+            counts = torch.bincount(rows, minlength=m)
+            twice = (counts > 1).nonzero().flatten().tolist()
+            require(not twice, "rows {} are named more than once; a row belongs to exactly one expert", twice[:8])
+            require(high < m, "row {} is out of range or leaves a gap: {} rows must name 0..{}", high, m, m - 1)
+        return cls(rows, len(text_rows))
+
+    @classmethod
+    def all_text(cls, n_rows: int, device: torch.device | str = "cpu") -> "Route":
+        """The route of a pass without image rows."""
+        return cls(torch.arange(n_rows, device=device), n_rows)
+
+    @property
+    def n_rows(self) -> int:
+        """M, the number of rows of the sequence."""
+        return len(self.rows)
+
+    @property
+    def n_image(self) -> int:
+        """How many rows belong to the image expert."""
+        return len(self.rows) - self.n_text
+
+    @property
+    def text_rows(self) -> Tensor:
+        """[n_text] int64."""
+        return self.rows[: self.n_text]
+
+    @property
+    def image_rows(self) -> Tensor:
+        """[n_image] int64."""
+        return self.rows[self.n_text :]
+
+    @property
+    def expert_rows(self) -> tuple[Tensor, Tensor]:
+        """(text_rows, image_rows): in the order of every stacked weight."""
+        return self.text_rows, self.image_rows
+
+    def to(self, device: torch.device | str) -> "Route":
+        """The same route with its rows on `device`."""
+        return Route(self.rows.to(device), self.n_text)
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The two experts' weights of one linear layer.
+
+    weight  [2, N, K], text first
+    bias    [2, N] or None
+
+    An expert that lacks a bias beside one that has one gets a row of zeros: adding it changes no value.
+    Precision belongs here: a dense weight and a quantised one are different kinds of Experts.
+    Raises ValueError or TypeError.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        w, b = self.weight, self.bias
+        require(w.ndim == 3 and w.shape[0] == 2, "weight has shape {}; weight must be [2, N, K], text first", tuple(w.shape))
+        if b is not None:
+            require(b.shape == w.shape[:2], "bias has shape {} but weight {}; bias must be [2, {}]", tuple(b.shape), tuple(w.shape), w.shape[1])
+            require(b.dtype == w.dtype, "bias is {} but weight is {}; they must agree", b.dtype, w.dtype, error=TypeError)
+            require(b.device == w.device, "bias is on {} but weight on {}; move both to one device", b.device, w.device)
+
+    @classmethod
+    def of(cls, text: tuple[Tensor, Tensor | None], image: tuple[Tensor, Tensor | None]) -> "Experts":
+        """Stack two (weight [N, K], bias [N] or None) pairs."""
+        (text_w, text_b), (image_w, image_b) = text, image
+        require(
+            text_w.shape == image_w.shape, "text weight is {} but image weight {}; they must agree", tuple(text_w.shape), tuple(image_w.shape)
+        )
+        weight = torch.stack([text_w, image_w])
+        if text_b is None and image_b is None:
+            return cls(weight)
+        zeros = weight.new_zeros(weight.shape[1])
+        return cls(weight, torch.stack([zeros if text_b is None else text_b, zeros if image_b is None else image_b]))
+
+    @property
+    def n_out(self) -> int:
+        """N, the width of the output."""
+        return self.weight.shape[1]
+
+    @property
+    def n_in(self) -> int:
+        """K, the width of the input."""
+        return self.weight.shape[2]
+
+
+@dataclass(frozen=True)
+class QKNorm:
+    """RMSNorm of each query and key head, and how a packed qkv row divides into heads.
+
+    q_gain, k_gain  [2, d], text first
+    n_heads, n_kv_heads  query heads H and key/value heads G; a qkv row is [H*d | G*d | G*d]
+    eps             added to the mean square
+    """
+
+    q_gain: Tensor
+    k_gain: Tensor
+    n_heads: int
+    n_kv_heads: int
+    eps: float
+
+    def __post_init__(self) -> None:
+        require(self.q_gain.ndim == 2 and self.q_gain.shape[0] == 2, "q_gain has shape {}; it must be [2, d]", tuple(self.q_gain.shape))
+        require(
+            self.k_gain.shape == self.q_gain.shape,
+            "k_gain has shape {} but q_gain {}; they must agree",
+            tuple(self.k_gain.shape),
+            tuple(self.q_gain.shape),
+        )
+        require(
+            self.n_kv_heads > 0 and self.n_heads % self.n_kv_heads == 0,
+            "{} query heads do not divide among {} key/value heads",
+            self.n_heads,
+            self.n_kv_heads,
+        )
+
+    @property
+    def head_dim(self) -> int:
+        """d, the width of one head."""
+        return self.q_gain.shape[1]
+
+    @property
+    def qkv_width(self) -> int:
+        """(H + 2G) * d, the width of a packed qkv row."""
+        return (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotary position tables of a sequence, half-split convention: cos and sin are [M, d] float32, the second half repeating the first."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __post_init__(self) -> None:
+        require(
+            self.cos.ndim == 2 and self.cos.shape == self.sin.shape,
+            "rotary cos is {} and sin {}; both must be [M, d]",
+            tuple(self.cos.shape),
+            tuple(self.sin.shape),
+        )
+
+    @classmethod
+    def at(cls, positions: Tensor, head_dim: int, theta: float) -> "Rotary":
+        """The tables of integer positions [M]: angle = position * theta^(-2j/d). Source: Qwen2RotaryEmbedding."""
+        exponent = torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim
+        angle = positions.float()[:, None] * (1.0 / theta**exponent)[None, :]
+        angle = torch.cat([angle, angle], dim=-1)
+        return cls(angle.cos(), angle.sin())
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One kernel problem, for asking an implementation which tile it would use: op name of the contract, sizes, dtype, device."""
+
+    op: str
+    m: int
+    n: int
+    k: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class MoTOps:
+    """An implementation: a frozen bundle of callables. Third parties bring their own as `package.module:OPS`.
+
+    M rows, K in, N out, H query heads, G key/value heads, d head width, I intermediate width.
+
+    linear(x [M,K], experts, route) -> [M,N]                       each row through its expert's layer
+    rms_norm(x [M,K], gain [2,K], route, eps) -> [M,K]             x / sqrt(mean(x^2) + eps) * gain, in float32
+    head_rms_norm(x [M,heads,d], gain [2,d], route, eps) -> same   the same per head
+    rotary(x [M,heads,d], table) -> same                           x * cos + rotate_half(x) * sin, in float32
+    qk_norm_rotary(qkv [M,(H+2G)d], norm, table, route)            head_rms_norm then rotary on q and k, rounded once
+        -> q [M,H,d], k [M,G,d], v [M,G,d]                         v is a view of qkv
+    gated_linear(x [M,K], gate_up [2,2I,K], route) -> [M,I]        SiLU(gate) * up; gate rows first in the weight
+    gated_mlp(x, gate_up, down [2,K,I], route) -> [M,K]            linear(gated_linear(x), down)
+    attention(q [M,H,d], k [T,G,d], v [T,G,d], causal) -> [M,H,d]  scale d^-1/2, shared by both experts; causal is bottom-right
+    describe_tile(problem) -> str                                  tile and its origin, recorded with every result
+
+    Inputs share one floating dtype and device; results have it too. Each raises ValueError, TypeError or
+    NotImplementedError naming both values; none falls back to another implementation.
+    """
+
+    name: str
+    linear: Callable[[Tensor, Experts, Route], Tensor]
+    rms_norm: Callable[[Tensor, Tensor, Route, float], Tensor]
+    head_rms_norm: Callable[[Tensor, Tensor, Route, float], Tensor]
+    rotary: Callable[[Tensor, Rotary], Tensor]
+    qk_norm_rotary: Callable[[Tensor, QKNorm, Rotary, Route], tuple[Tensor, Tensor, Tensor]]
+    gated_linear: Callable[[Tensor, Experts, Route], Tensor]
+    gated_mlp: Callable[[Tensor, Experts, Experts, Route], Tensor]
+    attention: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
+    describe_tile: Callable[[Problem], str]
+
+
+def check_same_place(name: str, tensor: Tensor, x: Tensor) -> None:
+    """`tensor` must have the dtype and device of `x`."""
+    require(tensor.dtype == x.dtype, "{} is {} but x is {}; convert one of them", name, tensor.dtype, x.dtype, error=TypeError)
+    require(tensor.device == x.device, "{} is on {} but x is on {}; move one of them", name, tensor.device, x.device)
+
+
+def check_rows(x: Tensor, route: Route) -> None:
+    """`x` must have one row per routed row, on the route's device."""
+    require(x.is_floating_point(), "x is {} but must be floating point", x.dtype, error=TypeError)
+    require(x.shape[0] == route.n_rows, "x has {} rows but the route has {}; they must agree", x.shape[0], route.n_rows)
+    require(x.device == route.rows.device, "x is on {} but the route is on {}; use route.to(x.device)", x.device, route.rows.device)
+
+
+def check_linear(x: Tensor, experts: Experts, route: Route) -> None:
+    """The door of `linear` and `gated_linear`."""
+    require(x.ndim == 2, "x has shape {} but must be [M, K]", tuple(x.shape))
+    check_rows(x, route)
+    require(
+        x.shape[1] == experts.n_in,
+        "x has K={} but weight has K={}; weight must be [2, N, K]",
+        x.shape[1],
+        experts.n_in,
+    )
+    check_same_place("weight", experts.weight, x)
+
+
+def check_gated_linear(x: Tensor, gate_up: Experts, route: Route) -> None:
+    """The door of `gated_linear`: an even number of output rows, gate first."""
+    check_linear(x, gate_up, route)
+    require(gate_up.n_out % 2 == 0, "gate_up weight has N={} rows; it must be even: gate rows, then as many up rows", gate_up.n_out)
+
+
+def check_gated_mlp(x: Tensor, gate_up: Experts, down: Experts, route: Route) -> None:
+    """The door of `gated_mlp`."""
+    check_gated_linear(x, gate_up, route)
+    require(
+        down.n_in * 2 == gate_up.n_out, "down has K={} but gate_up has N={}; N must be twice K", down.n_in, gate_up.n_out
+    )
+
+
+def check_norm(x: Tensor, gain: Tensor, route: Route) -> None:
+    """The door of `rms_norm` ([M, K]) and `head_rms_norm` ([M, heads, d])."""
+    check_rows(x, route)
+    require(gain.shape == (2, x.shape[-1]), "gain has shape {} but must be [2, {}]", tuple(gain.shape), x.shape[-1])
+    check_same_place("gain", gain, x)
+
+
+def check_rotary(x: Tensor, table: Rotary) -> None:
+    """The door of `rotary`."""
+    require(x.ndim == 3, "x has shape {} but must be [M, heads, d]", tuple(x.shape))
+    require(
+        table.cos.shape == (x.shape[0], x.shape[2]),
+        "rotary table is {} but x is {}; the table must be [M, d]",
+        tuple(table.cos.shape),
+        tuple(x.shape),
+    )
+    require(x.shape[2] % 2 == 0, "head width {} is odd; rotary needs an even one", x.shape[2])
+    require(table.cos.device == x.device, "rotary table is on {} but x is on {}; move one of them", table.cos.device, x.device)
+
+
+def check_qk_norm_rotary(qkv: Tensor, norm: QKNorm, table: Rotary, route: Route) -> None:
+    """The door of `qk_norm_rotary`."""
+    require(qkv.ndim == 2, "qkv has shape {} but must be [M, (H + 2G) * d]", tuple(qkv.shape))
+    check_rows(qkv, route)
+    require(
+        qkv.shape[1] == norm.qkv_width,
+        "qkv has width {} but {} query and {} key/value heads of width {} need {}",
+        qkv.shape[1],
+        norm.n_heads,
+        norm.n_kv_heads,
+        norm.head_dim,
+        norm.qkv_width,
+    )
+    check_same_place("q_gain", norm.q_gain, qkv)
+    check_same_place("k_gain", norm.k_gain, qkv)
+    require(
+        table.cos.shape == (qkv.shape[0], norm.head_dim),
+        "rotary table is {} but must be [{}, {}]",
+        tuple(table.cos.shape),
+        qkv.shape[0],
+        norm.head_dim,
+    )
+    require(table.cos.device == qkv.device, "rotary table is on {} but qkv is on {}; move one of them", table.cos.device, qkv.device)
+
+
+def check_attention(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """The door of `attention`."""
+    require(q.ndim == k.ndim == v.ndim == 3, "q, k, v have {}, {}, {} axes; each must be [rows, heads, d]", q.ndim, k.ndim, v.ndim)
+    require(k.shape == v.shape, "k is {} but v is {}; they must agree", tuple(k.shape), tuple(v.shape))
+    require(q.shape[2] == k.shape[2], "q has head width {} but k {}; they must agree", q.shape[2], k.shape[2])
+    require(q.shape[1] % k.shape[1] == 0, "{} query heads do not divide among {} key/value heads", q.shape[1], k.shape[1])
+    require(q.shape[0] <= k.shape[0], "q has {} rows but k only {}; keys must cover the queries", q.shape[0], k.shape[0])
+    check_same_place("k", k, q)
+    check_same_place("v", v, q)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32, or float64 for float64: what norms and rotary compute in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def upcast(value: Any, dtype: torch.dtype) -> Any:
+    """The same argument with every floating tensor in `dtype`: tensors, tuples and the objects of this module."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, tuple):
+        return tuple(upcast(item, dtype) for item in value)
+    if isinstance(value, Experts):
+        return Experts(upcast(value.weight, dtype), upcast(value.bias, dtype))
+    if isinstance(value, QKNorm):
+        return QKNorm(upcast(value.q_gain, dtype), upcast(value.k_gain, dtype), value.n_heads, value.n_kv_heads, value.eps)
+    if isinstance(value, Rotary):
+        return Rotary(upcast(value.cos, dtype), upcast(value.sin, dtype))
+    return value

@@ -1,0 +1,32 @@
+"""Routed RMSNorm over a row, and over each head of a row."""
+
+import torch
+from torch import Tensor
+
+from reference_impl.contract import Route, accumulation_dtype, check_norm, require
+
+
+def rms_norm(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:
+    """y[row] = x[row] / sqrt(mean(x[row]^2) + eps) * gain[expert of row], in float32, rounded once.
+
+    x [M, K], gain [2, K] -> [M, K] in x's dtype. Raises ValueError or TypeError. Source: Qwen2RMSNorm and its `_moe_gen` twin.
+    """
+    require(x.ndim == 2, "x has shape {} but must be [M, K]", tuple(x.shape))
+    check_norm(x, gain, route)
+    return _normalise(x, gain, route, eps)
+
+
+def head_rms_norm(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:
+    """The same over the last axis of x [M, heads, d], gain [2, d] shared by all heads of an expert. Source: BAGEL's q_norm, k_norm."""
+    require(x.ndim == 3, "x has shape {} but must be [M, heads, d]", tuple(x.shape))
+    check_norm(x, gain, route)
+    return _normalise(x, gain, route, eps)
+
+
+def _normalise(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:
+    y = torch.empty_like(x)
+    for expert, rows in enumerate(route.expert_rows):
+        wide = x[rows].to(accumulation_dtype(x.dtype))
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        y[rows] = (wide * scale * gain[expert]).to(x.dtype)
+    return y

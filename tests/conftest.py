@@ -1,0 +1,24 @@
+"""Shared fixtures. The interpreter is chosen here, once, before anything imports mot_impl."""
+
+import os
+
+import pytest
+import torch
+
+HAS_GPU = torch.cuda.is_available()
+if not HAS_GPU:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what the machine or the command did not ask for: gpu tests without a GPU, slow ones without `-m`."""
+    chosen = config.getoption("-m")
+    kept, dropped = [], []
+    for item in items:
+        needs_gpu = item.get_closest_marker("gpu") is not None
+        slow = item.get_closest_marker("slow") is not None
+        leave = (needs_gpu and not HAS_GPU) or (slow and "slow" not in chosen)
+        (dropped if leave else kept).append(item)
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
