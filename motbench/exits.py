@@ -21,8 +21,8 @@ class Exit(enum.IntEnum):
 def guarded(run: Callable[[], None]) -> int:
     """Run a command; one line on stderr instead of a traceback.
 
-    ValueError, TypeError, NotImplementedError and OSError are what the door raises for bad input: code 2. Anything else is
-    our fault: code 5, and the traceback is kept in a file for the bug report.
+    ValueError, TypeError, NotImplementedError and OSError are what the door raises for bad input: code 2. Anything
+    else is our fault: code 5, and the traceback is kept in a file for the bug report.
     """
     try:
         run()

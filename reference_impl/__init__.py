@@ -1,4 +1,4 @@
-"""THE SPECIFICATION: the MoT ops in plain PyTorch, gather -> two layers -> scatter. No Triton; any device, any dtype."""
+"""THE SPECIFICATION: MoT ops in plain PyTorch, gather -> two layers -> scatter. Any device, any dtype, no Triton."""
 
 from reference_impl.attention import attention
 from reference_impl.contract import MoTOps, Problem

@@ -16,7 +16,7 @@ TEXT, IMAGE = 0, 1
 
 
 def require(condition: bool, message: str, *values: object, error: type[Exception] = ValueError) -> None:
-    """Raise `error` with `message.format(*values)` unless `condition` holds. The message names both values and the cure."""
+    """Raise `error` with `message.format(*values)` unless `condition` holds. It names both values and the cure."""
     if not condition:
         raise error(message.format(*values))
 
@@ -38,8 +38,15 @@ class Route:
     n_text: int
 
     def __post_init__(self) -> None:
-        require(self.rows.dtype == torch.int64, "route rows are {} but must be torch.int64; convert with .long()", self.rows.dtype, error=TypeError)
-        require(self.rows.ndim == 1, "route rows have shape {} but must be one-dimensional, [M]", tuple(self.rows.shape))
+        require(
+            self.rows.dtype == torch.int64,
+            "route rows are {} but must be torch.int64; convert with .long()",
+            self.rows.dtype,
+            error=TypeError,
+        )
+        require(
+            self.rows.ndim == 1, "route rows have shape {} but must be one-dimensional, [M]", tuple(self.rows.shape)
+        )
         require(
             0 <= self.n_text <= len(self.rows),
             "route has n_text={} but {} rows; n_text must lie in 0..{}",
@@ -51,7 +58,9 @@ class Route:
     @classmethod
     def from_mask(cls, is_image: Tensor) -> "Route":
         """The route of a bool mask [M], True where a token belongs to the image expert. Rows keep their order."""
-        require(is_image.dtype == torch.bool, "route mask is {} but must be torch.bool", is_image.dtype, error=TypeError)
+        require(
+            is_image.dtype == torch.bool, "route mask is {} but must be torch.bool", is_image.dtype, error=TypeError
+        )
         require(is_image.ndim == 1, "route mask has shape {} but must be one-dimensional, [M]", tuple(is_image.shape))
         text, image = (~is_image).nonzero().flatten(), is_image.nonzero().flatten()
         return cls(torch.cat([text, image]), len(text))
@@ -61,7 +70,11 @@ class Route:
         """The route of two index lists, in any order. Together they must name each of 0..M-1 exactly once."""
         for name, rows in (("text", text_rows), ("image", image_rows)):
             require(
-                rows.dtype in (torch.int64, torch.int32), "{} rows are {} but must be int64 or int32", name, rows.dtype, error=TypeError
+                rows.dtype in (torch.int64, torch.int32),
+                "{} rows are {} but must be int64 or int32",
+                name,
+                rows.dtype,
+                error=TypeError,
             )
             require(rows.ndim == 1, "{} rows have shape {} but must be one-dimensional", name, tuple(rows.shape))
         require(
@@ -133,10 +146,20 @@ class Experts:
 
     def __post_init__(self) -> None:
         w, b = self.weight, self.bias
-        require(w.ndim == 3 and w.shape[0] == 2, "weight has shape {}; weight must be [2, N, K], text first", tuple(w.shape))
+        require(
+            w.ndim == 3 and w.shape[0] == 2, "weight has shape {}; weight must be [2, N, K], text first", tuple(w.shape)
+        )
         if b is not None:
-            require(b.shape == w.shape[:2], "bias has shape {} but weight {}; bias must be [2, {}]", tuple(b.shape), tuple(w.shape), w.shape[1])
-            require(b.dtype == w.dtype, "bias is {} but weight is {}; they must agree", b.dtype, w.dtype, error=TypeError)
+            require(
+                b.shape == w.shape[:2],
+                "bias has shape {} but weight {}; bias must be [2, {}]",
+                tuple(b.shape),
+                tuple(w.shape),
+                w.shape[1],
+            )
+            require(
+                b.dtype == w.dtype, "bias is {} but weight is {}; they must agree", b.dtype, w.dtype, error=TypeError
+            )
             require(b.device == w.device, "bias is on {} but weight on {}; move both to one device", b.device, w.device)
 
     @classmethod
@@ -144,7 +167,10 @@ class Experts:
         """Stack two (weight [N, K], bias [N] or None) pairs."""
         (text_w, text_b), (image_w, image_b) = text, image
         require(
-            text_w.shape == image_w.shape, "text weight is {} but image weight {}; they must agree", tuple(text_w.shape), tuple(image_w.shape)
+            text_w.shape == image_w.shape,
+            "text weight is {} but image weight {}; they must agree",
+            tuple(text_w.shape),
+            tuple(image_w.shape),
         )
         weight = torch.stack([text_w, image_w])
         if text_b is None and image_b is None:
@@ -179,7 +205,11 @@ class QKNorm:
     eps: float
 
     def __post_init__(self) -> None:
-        require(self.q_gain.ndim == 2 and self.q_gain.shape[0] == 2, "q_gain has shape {}; it must be [2, d]", tuple(self.q_gain.shape))
+        require(
+            self.q_gain.ndim == 2 and self.q_gain.shape[0] == 2,
+            "q_gain has shape {}; it must be [2, d]",
+            tuple(self.q_gain.shape),
+        )
         require(
             self.k_gain.shape == self.q_gain.shape,
             "k_gain has shape {} but q_gain {}; they must agree",
@@ -206,7 +236,10 @@ class QKNorm:
 
 @dataclass(frozen=True)
 class Rotary:
-    """Rotary position tables of a sequence, half-split convention: cos and sin are [M, d] float32, the second half repeating the first."""
+    """Rotary position tables of a sequence.
+
+    cos, sin  [M, d] float32, half-split convention: the second half of a row repeats the first
+    """
 
     cos: Tensor
     sin: Tensor
@@ -230,7 +263,7 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Problem:
-    """One kernel problem, for asking an implementation which tile it would use: op name of the contract, sizes, dtype, device."""
+    """One kernel problem, for asking an implementation which tile it would use. `op` is a name of the contract."""
 
     op: str
     m: int
@@ -254,7 +287,7 @@ class MoTOps:
         -> q [M,H,d], k [M,G,d], v [M,G,d]                         v is a view of qkv
     gated_linear(x [M,K], gate_up [2,2I,K], route) -> [M,I]        SiLU(gate) * up; gate rows first in the weight
     gated_mlp(x, gate_up, down [2,K,I], route) -> [M,K]            linear(gated_linear(x), down)
-    attention(q [M,H,d], k [T,G,d], v [T,G,d], causal) -> [M,H,d]  scale d^-1/2, shared by both experts; causal is bottom-right
+    attention(q [M,H,d], k [T,G,d], v [T,G,d], causal) -> [M,H,d]  scale d^-1/2; causal is bottom-right
     describe_tile(problem) -> str                                  tile and its origin, recorded with every result
 
     Inputs share one floating dtype and device; results have it too. Each raises ValueError, TypeError or
@@ -275,7 +308,14 @@ class MoTOps:
 
 def check_same_place(name: str, tensor: Tensor, x: Tensor) -> None:
     """`tensor` must have the dtype and device of `x`."""
-    require(tensor.dtype == x.dtype, "{} is {} but x is {}; convert one of them", name, tensor.dtype, x.dtype, error=TypeError)
+    require(
+        tensor.dtype == x.dtype,
+        "{} is {} but x is {}; convert one of them",
+        name,
+        tensor.dtype,
+        x.dtype,
+        error=TypeError,
+    )
     require(tensor.device == x.device, "{} is on {} but x is on {}; move one of them", name, tensor.device, x.device)
 
 
@@ -283,7 +323,12 @@ def check_rows(x: Tensor, route: Route) -> None:
     """`x` must have one row per routed row, on the route's device."""
     require(x.is_floating_point(), "x is {} but must be floating point", x.dtype, error=TypeError)
     require(x.shape[0] == route.n_rows, "x has {} rows but the route has {}; they must agree", x.shape[0], route.n_rows)
-    require(x.device == route.rows.device, "x is on {} but the route is on {}; use route.to(x.device)", x.device, route.rows.device)
+    require(
+        x.device == route.rows.device,
+        "x is on {} but the route is on {}; use route.to(x.device)",
+        x.device,
+        route.rows.device,
+    )
 
 
 def check_linear(x: Tensor, experts: Experts, route: Route) -> None:
@@ -302,14 +347,21 @@ def check_linear(x: Tensor, experts: Experts, route: Route) -> None:
 def check_gated_linear(x: Tensor, gate_up: Experts, route: Route) -> None:
     """The door of `gated_linear`: an even number of output rows, gate first."""
     check_linear(x, gate_up, route)
-    require(gate_up.n_out % 2 == 0, "gate_up weight has N={} rows; it must be even: gate rows, then as many up rows", gate_up.n_out)
+    require(
+        gate_up.n_out % 2 == 0,
+        "gate_up weight has N={} rows; it must be even: gate rows, then as many up rows",
+        gate_up.n_out,
+    )
 
 
 def check_gated_mlp(x: Tensor, gate_up: Experts, down: Experts, route: Route) -> None:
     """The door of `gated_mlp`."""
     check_gated_linear(x, gate_up, route)
     require(
-        down.n_in * 2 == gate_up.n_out, "down has K={} but gate_up has N={}; N must be twice K", down.n_in, gate_up.n_out
+        down.n_in * 2 == gate_up.n_out,
+        "down has K={} but gate_up has N={}; N must be twice K",
+        down.n_in,
+        gate_up.n_out,
     )
 
 
@@ -330,7 +382,12 @@ def check_rotary(x: Tensor, table: Rotary) -> None:
         tuple(x.shape),
     )
     require(x.shape[2] % 2 == 0, "head width {} is odd; rotary needs an even one", x.shape[2])
-    require(table.cos.device == x.device, "rotary table is on {} but x is on {}; move one of them", table.cos.device, x.device)
+    require(
+        table.cos.device == x.device,
+        "rotary table is on {} but x is on {}; move one of them",
+        table.cos.device,
+        x.device,
+    )
 
 
 def check_qk_norm_rotary(qkv: Tensor, norm: QKNorm, table: Rotary, route: Route) -> None:
@@ -355,16 +412,31 @@ def check_qk_norm_rotary(qkv: Tensor, norm: QKNorm, table: Rotary, route: Route)
         qkv.shape[0],
         norm.head_dim,
     )
-    require(table.cos.device == qkv.device, "rotary table is on {} but qkv is on {}; move one of them", table.cos.device, qkv.device)
+    require(
+        table.cos.device == qkv.device,
+        "rotary table is on {} but qkv is on {}; move one of them",
+        table.cos.device,
+        qkv.device,
+    )
 
 
 def check_attention(q: Tensor, k: Tensor, v: Tensor) -> None:
     """The door of `attention`."""
-    require(q.ndim == k.ndim == v.ndim == 3, "q, k, v have {}, {}, {} axes; each must be [rows, heads, d]", q.ndim, k.ndim, v.ndim)
+    require(
+        q.ndim == k.ndim == v.ndim == 3,
+        "q, k, v have {}, {}, {} axes; each must be [rows, heads, d]",
+        q.ndim,
+        k.ndim,
+        v.ndim,
+    )
     require(k.shape == v.shape, "k is {} but v is {}; they must agree", tuple(k.shape), tuple(v.shape))
     require(q.shape[2] == k.shape[2], "q has head width {} but k {}; they must agree", q.shape[2], k.shape[2])
-    require(q.shape[1] % k.shape[1] == 0, "{} query heads do not divide among {} key/value heads", q.shape[1], k.shape[1])
-    require(q.shape[0] <= k.shape[0], "q has {} rows but k only {}; keys must cover the queries", q.shape[0], k.shape[0])
+    require(
+        q.shape[1] % k.shape[1] == 0, "{} query heads do not divide among {} key/value heads", q.shape[1], k.shape[1]
+    )
+    require(
+        q.shape[0] <= k.shape[0], "q has {} rows but k only {}; keys must cover the queries", q.shape[0], k.shape[0]
+    )
     check_same_place("k", k, q)
     check_same_place("v", v, q)
 
@@ -383,7 +455,9 @@ def upcast(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, Experts):
         return Experts(upcast(value.weight, dtype), upcast(value.bias, dtype))
     if isinstance(value, QKNorm):
-        return QKNorm(upcast(value.q_gain, dtype), upcast(value.k_gain, dtype), value.n_heads, value.n_kv_heads, value.eps)
+        return QKNorm(
+            upcast(value.q_gain, dtype), upcast(value.k_gain, dtype), value.n_heads, value.n_kv_heads, value.eps
+        )
     if isinstance(value, Rotary):
         return Rotary(upcast(value.cos, dtype), upcast(value.sin, dtype))
     return value

@@ -9,7 +9,8 @@ from reference_impl.contract import Route, accumulation_dtype, check_norm, requi
 def rms_norm(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:
     """y[row] = x[row] / sqrt(mean(x[row]^2) + eps) * gain[expert of row], in float32, rounded once.
 
-    x [M, K], gain [2, K] -> [M, K] in x's dtype. Raises ValueError or TypeError. Source: Qwen2RMSNorm and its `_moe_gen` twin.
+    x [M, K], gain [2, K] -> [M, K] in x's dtype. Raises ValueError or TypeError.
+    Source: Qwen2RMSNorm and its `_moe_gen` twin.
     """
     require(x.ndim == 2, "x has shape {} but must be [M, K]", tuple(x.shape))
     check_norm(x, gain, route)
@@ -17,7 +18,10 @@ def rms_norm(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:
 
 
 def head_rms_norm(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:
-    """The same over the last axis of x [M, heads, d], gain [2, d] shared by all heads of an expert. Source: BAGEL's q_norm, k_norm."""
+    """The same over the last axis of x [M, heads, d]; gain [2, d] is shared by all heads of an expert.
+
+    Raises ValueError or TypeError. Source: BAGEL's q_norm and k_norm.
+    """
     require(x.ndim == 3, "x has shape {} but must be [M, heads, d]", tuple(x.shape))
     check_norm(x, gain, route)
     return _normalise(x, gain, route, eps)

@@ -3,7 +3,15 @@
 import torch
 from torch import Tensor
 
-from reference_impl.contract import QKNorm, Rotary, Route, accumulation_dtype, check_qk_norm_rotary, check_rotary, upcast
+from reference_impl.contract import (
+    QKNorm,
+    Rotary,
+    Route,
+    accumulation_dtype,
+    check_qk_norm_rotary,
+    check_rotary,
+    upcast,
+)
 from reference_impl.norm import head_rms_norm
 
 
@@ -22,11 +30,13 @@ def rotary(x: Tensor, table: Rotary) -> Tensor:
 def qk_norm_rotary(qkv: Tensor, norm: QKNorm, table: Rotary, route: Route) -> tuple[Tensor, Tensor, Tensor]:
     """Split a packed qkv row into heads; norm, then rotate, q and k in float32, rounded once; v as it is.
 
-    qkv [M, (H + 2G) * d] -> q [M, H, d], k [M, G, d], v [M, G, d], in qkv's dtype; v is a view. Raises ValueError or TypeError.
+    qkv [M, (H + 2G) * d] -> q [M, H, d], k [M, G, d], v [M, G, d], in qkv's dtype; v is a view.
+    Raises ValueError or TypeError.
     Source: BAGEL's PackedAttentionMoT, which keeps q/k norms of generation passes in float32 before rotary.
     """
     check_qk_norm_rotary(qkv, norm, table, route)
-    q, k, v = qkv.unflatten(1, (-1, norm.head_dim)).split([norm.n_heads, norm.n_kv_heads, norm.n_kv_heads], dim=1)
+    heads = qkv.view(qkv.shape[0], -1, norm.head_dim)
+    q, k, v = torch.split(heads, [norm.n_heads, norm.n_kv_heads, norm.n_kv_heads], dim=1)
     wide = accumulation_dtype(qkv.dtype)
     q_wide = head_rms_norm(q.to(wide), upcast(norm.q_gain, wide), route, norm.eps)
     k_wide = head_rms_norm(k.to(wide), upcast(norm.k_gain, wide), route, norm.eps)

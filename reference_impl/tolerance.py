@@ -18,8 +18,8 @@ FACTOR = 2.0
 """How many times PyTorch's own error is allowed."""
 
 UNIT_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
-"""Half a unit in the last place of 1.0. One roundoff of the truth is granted on top, because PyTorch's own result may be
-exact where another order of the same sums is not: e.g. K = 1, or a row of one repeated value."""
+"""Half a unit in the last place of 1.0. One roundoff of the truth is granted on top: PyTorch's own result may be exact
+where another order of the same sums is not, e.g. for a row of one repeated value."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ def truth(op: Callable[..., Any], *args: Any, dtype: torch.dtype) -> Any:
 
 
 def judge(actual: Tensor, reference: Tensor, exact: Tensor) -> Closeness:
-    """Compare `actual` with `exact`, granting twice the error of `reference`; all of one shape, actual and reference of one dtype.
+    """Compare `actual` with `exact`, granting twice the error of `reference`.
 
-    Raises ValueError if shapes or dtypes disagree. An empty result is equal.
+    All three have one shape; actual and reference one dtype. Raises ValueError if shapes or dtypes disagree. An empty result is equal.
     """
     if actual.shape != reference.shape or actual.shape != exact.shape or actual.dtype != reference.dtype:
         raise ValueError(

@@ -18,6 +18,7 @@ kill is skipped by the reader and counted.
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import tempfile
 import types
@@ -107,7 +108,7 @@ class Conformance:
 
 @dataclass(frozen=True)
 class Parity:
-    """One op on one case: `impl` against the reference at the same commit, truth in a wider dtype (reference_impl/tolerance.py)."""
+    """One op on one case: `impl` against the reference at one commit; reference_impl/tolerance.py sets the limits."""
 
     op: str
     case: str
@@ -219,14 +220,16 @@ def append_line(path: Path, record: Any) -> None:
 def read_json(path: Path, kind: type[T]) -> T:
     """Read one record. Raises ValueError naming the file if it is not JSON or not of that kind."""
     try:
-        return from_dict(kind, json.loads(path.read_text()))
+        record: T = from_dict(kind, json.loads(path.read_text()))
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is not a {kind.__name__} record: {error}; delete it and run again") from error
+    return record
 
 
 def read_lines(path: Path, kind: type[T]) -> tuple[list[T], int]:
     """All whole records of a JSON-lines file, and how many lines could not be read. A missing file is empty."""
-    records, broken = [], 0
+    records: list[T] = []
+    broken = 0
     if not path.exists():
         return records, broken
     for line in path.read_text(errors="replace").splitlines():
@@ -272,6 +275,6 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, float) and not (value - value == 0):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
