@@ -51,7 +51,8 @@ def truth(op: Callable[..., Any], *args: Any, dtype: torch.dtype) -> Any:
 def judge(actual: Tensor, reference: Tensor, exact: Tensor) -> Closeness:
     """Compare `actual` with `exact`, granting twice the error of `reference`.
 
-    All three have one shape; actual and reference one dtype. Raises ValueError if shapes or dtypes disagree. An empty result is equal.
+    All three have one shape; actual and reference one dtype. Raises ValueError if they disagree. An empty result is
+    equal.
     """
     if actual.shape != reference.shape or actual.shape != exact.shape or actual.dtype != reference.dtype:
         raise ValueError(
