@@ -254,6 +254,8 @@ def from_dict(kind: Any, value: Any) -> Any:
     if origin is dict:
         return {str(key): from_dict(args[1], item) for key, item in value.items()}
     if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise TypeError(f"{type(value).__name__} is not an object")
         if "schema" in value and value["schema"] != SCHEMA:
             raise ValueError(f"schema {value['schema']} is not {SCHEMA}; use the motbench version that wrote it")
         hints = typing.get_type_hints(kind)
