@@ -76,7 +76,8 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
 
 def test_a_killed_writer_leaves_whole_lines(tmp_path: Path) -> None:
     code = (
-        "import itertools, pathlib, sys; from benchmarks.harness import records\n"
+        "import itertools, pathlib, sys\n"
+        "from benchmarks.harness import records\n"
         "for i in itertools.count(): records.append_line(pathlib.Path(sys.argv[1]), records.Check(str(i), 'ok', 'x' * 500))"
     )
     path = tmp_path / "x.jsonl"
