@@ -7,6 +7,7 @@ A run is one folder, `results/runs/<run id>/`:
     conformance.jsonl  Conformance, one line per case: against the original BAGEL
     parity.jsonl       Parity, one line per op and case: fused against reference
     golden.jsonl       Golden, one line per judged picture
+    series.json        Profile: which series this machine is expected to measure, and which lie outside
     timing.jsonl       Timing, one line per benchmark process
     verdict.json       written by reports
     pictures/          what golden.jsonl names, relative to the run folder
@@ -34,6 +35,10 @@ Status = Literal["pass", "regressed", "improved", "inconclusive", "not-measured"
 EXIT_CODES: dict[str, int] = {"pass": 0, "improved": 0, "regressed": 1, "inconclusive": 3, "not-measured": 4}
 
 T = TypeVar("T")
+
+
+class SchemaError(ValueError):
+    """A record of another schema version: never guessed at."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,27 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Series:
+    """One benchmark with one set of parameters; `reason` says why it lies outside a profile.
+
+    `benchmark` is asv's name (`linear.Linear.track_time`), `params` its parameters by name, as plain text.
+    """
+
+    benchmark: str
+    params: dict[str, str]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a machine is expected to measure. A missing expected series is not-measured; one outside is only listed."""
+
+    expected: list[Series]
+    outside: list[Series]
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
 class Step:
     """One step of the main job. `reason` is one sentence when the status is not pass."""
 
@@ -218,10 +244,12 @@ def append_line(path: Path, record: Any) -> None:
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    """Read one record. Raises ValueError naming the file if it is not JSON or not of that kind."""
+    """Read one record. Raises SchemaError, or ValueError naming the file if it is not JSON or not of that kind."""
     try:
         record: T = from_dict(kind, json.loads(path.read_text()))
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
+    except SchemaError as error:
+        raise SchemaError(f"{path}: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not a {kind.__name__} record: {error}; delete it and run again") from error
     return record
 
@@ -235,7 +263,7 @@ def read_lines(path: Path, kind: type[T]) -> tuple[list[T], int]:
     for line in path.read_text(errors="replace").splitlines():
         try:
             records.append(from_dict(kind, json.loads(line)))
-        except (json.JSONDecodeError, TypeError, KeyError, ValueError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             broken += 1
     return records, broken
 
@@ -257,7 +285,7 @@ def from_dict(kind: Any, value: Any) -> Any:
         if not isinstance(value, dict):
             raise TypeError(f"{type(value).__name__} is not an object")
         if "schema" in value and value["schema"] != SCHEMA:
-            raise ValueError(f"schema {value['schema']} is not {SCHEMA}; use the motbench version that wrote it")
+            raise SchemaError(f"schema {value['schema']} is not {SCHEMA}; use the motbench version that wrote it")
         hints = typing.get_type_hints(kind)
         names = {f.name for f in dataclasses.fields(kind)}
         if unknown := set(value) - names:
