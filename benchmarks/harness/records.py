@@ -8,7 +8,9 @@ A run is one folder, `results/runs/<run id>/`:
     parity.jsonl       Parity, one line per op and case: fused against reference
     golden.jsonl       Golden, one line per judged picture
     series.json        Profile: which series this machine is expected to measure, and which lie outside
+    series.json        list of Series: what the suite has, and what this profile leaves out
     timing.jsonl       Timing, one line per benchmark process
+    values.jsonl       Value, one line per benchmark process that measured something other than time
     verdict.json       written by reports
     pictures/          what golden.jsonl names, relative to the run folder
 
@@ -154,6 +156,16 @@ class Golden:
 
 
 @dataclass(frozen=True)
+class Series:
+    """One line of the suite: a benchmark with its parameters. `outside` says why this profile does not measure it."""
+
+    benchmark: str
+    params: dict[str, str]
+    unit: str
+    outside: str = ""
+
+
+@dataclass(frozen=True)
 class Timing:
     """The samples that one benchmark process returned, with what asv's flat list loses. Samples in seconds."""
 
@@ -189,6 +201,21 @@ class Profile:
     expected: list[Series]
     outside: list[Series]
     schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number that a benchmark process returned and that is not a time, in the unit of its Series."""
+
+    benchmark: str
+    params: dict[str, str]
+    commit: str
+    fingerprint: str
+    protocol: int
+    round: int
+    pid: int
+    created: str
+    value: float
 
 
 @dataclass(frozen=True)
