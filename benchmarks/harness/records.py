@@ -8,7 +8,6 @@ A run is one folder, `results/runs/<run id>/`:
     parity.jsonl       Parity, one line per op and case: fused against reference
     golden.jsonl       Golden, one line per judged picture
     series.json        Profile: which series this machine is expected to measure, and which lie outside
-    series.json        list of Series: what the suite has, and what this profile leaves out
     timing.jsonl       Timing, one line per benchmark process
     values.jsonl       Value, one line per benchmark process that measured something other than time
     verdict.json       written by reports
@@ -156,16 +155,6 @@ class Golden:
 
 
 @dataclass(frozen=True)
-class Series:
-    """One line of the suite: a benchmark with its parameters. `outside` says why this profile does not measure it."""
-
-    benchmark: str
-    params: dict[str, str]
-    unit: str
-    outside: str = ""
-
-
-@dataclass(frozen=True)
 class Timing:
     """The samples that one benchmark process returned, with what asv's flat list loses. Samples in seconds."""
 
@@ -196,7 +185,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a machine is expected to measure. A missing expected series is not-measured; one outside is only listed."""
+    """What a machine is expected to measure. A missing expected series is not-measured; one outside is only listed.
+
+    A series is measured when it has a line in timing.jsonl or, for what is not a time, in values.jsonl.
+    """
 
     expected: list[Series]
     outside: list[Series]
@@ -205,7 +197,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Value:
-    """One number that a benchmark process returned and that is not a time, in the unit of its Series."""
+    """One number that a benchmark process returned and that is not a time: a difference, a similarity, bytes."""
 
     benchmark: str
     params: dict[str, str]
@@ -216,6 +208,7 @@ class Value:
     pid: int
     created: str
     value: float
+    unit: str
 
 
 @dataclass(frozen=True)
