@@ -78,7 +78,8 @@ def test_a_killed_writer_leaves_whole_lines(tmp_path: Path) -> None:
     code = (
         "import itertools, pathlib, sys\n"
         "from benchmarks.harness import records\n"
-        "for i in itertools.count(): records.append_line(pathlib.Path(sys.argv[1]), records.Check(str(i), 'ok', 'x' * 500))"
+        "for i in itertools.count():\n"
+        " records.append_line(pathlib.Path(sys.argv[1]), records.Check(str(i), 'ok', 500 * 'x'))"
     )
     path = tmp_path / "x.jsonl"
     writer = subprocess.Popen([sys.executable, "-c", code, str(path)])
