@@ -1,0 +1,1 @@
+"""Run records and asv results become a verdict, and then a page. Never imports torch."""

@@ -1,0 +1,74 @@
+"""One line of a verdict, and how lines add up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.harness.records import Status
+from reports.night import Night
+
+Area = Literal["environment", "conformance", "parity", "golden", "time"]
+AREAS: tuple[Area, ...] = ("environment", "conformance", "parity", "golden", "time")
+"""In the order in which they are judged."""
+
+STEPS: dict[Area, str] = {
+    "environment": "doctor",
+    "conformance": "conformance",
+    "parity": "parity",
+    "golden": "golden",
+    "time": "asv",
+}
+"""The step of the main job that fills each area."""
+
+FILES: dict[str, Area] = {
+    "run.json": "environment",
+    "doctor.json": "environment",
+    "conformance.jsonl": "conformance",
+    "parity.jsonl": "parity",
+    "golden.jsonl": "golden",
+    "series.json": "time",
+    "timing.jsonl": "time",
+}
+
+SEVERITY: tuple[Status, ...] = ("pass", "improved", "inconclusive", "not-measured", "regressed")
+"""From harmless to worst; the worst item decides."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What was judged and why. look: the file, picture or log to open; reproduce: one line to type."""
+
+    area: Area
+    status: Status
+    subject: str
+    reason: str
+    look: str = ""
+    reproduce: str = ""
+
+
+def worst(items: Iterable[Item]) -> Status:
+    """The status of several items together; nothing at all is not-measured."""
+    return max((item.status for item in items), key=SEVERITY.index, default="not-measured")
+
+
+def of_damage(night: Night, area: Area) -> list[Item]:
+    """Unreadable records of an area: what they said is not known."""
+    return [
+        Item(area, "not-measured", text.split(" ")[0], text, str(night.folder / text.split(" ")[0]), "motbench nightly")
+        for text in night.damage
+        if FILES[text.split(" ")[0]] == area
+    ]
+
+
+def of_step(night: Night, area: Area, items: list[Item]) -> list[Item]:
+    """What the step itself says, where that is worse than its records: a step that never ran, or died half-way."""
+    name = STEPS[area]
+    step = next((step for step in night.run.steps if step.name == name), None) if night.run else None
+    if step is None:
+        return [Item(area, "not-measured", f"step {name}", "the step did not run", reproduce="motbench nightly")]
+    if SEVERITY.index(step.status) <= SEVERITY.index(worst(items)):
+        return []
+    reason = step.reason or f"the step ended as {step.status} without a reason"
+    return [Item(area, step.status, f"step {name}", reason, str(night.folder), "motbench nightly")]

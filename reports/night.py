@@ -1,0 +1,86 @@
+"""One run folder, read: whatever is missing or cut short is named, never believed and never fatal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from benchmarks.harness.records import (
+    Check,
+    Conformance,
+    Golden,
+    Parity,
+    Profile,
+    Run,
+    SchemaError,
+    Timing,
+    read_json,
+    read_lines,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Night:
+    """The records of one run. A missing file leaves None or an empty list; `damage` names what was unreadable."""
+
+    folder: Path
+    run: Run | None
+    profile: Profile | None
+    checks: list[Check]
+    conformance: list[Conformance]
+    parity: list[Parity]
+    golden: list[Golden]
+    timing: list[Timing]
+    damage: list[str]
+
+    @property
+    def run_id(self) -> str:
+        """The folder's name; it begins with the time, so run ids sort by age."""
+        return self.folder.name
+
+
+def run_folders(results: Path) -> list[Path]:
+    """Every run folder under `results`, newest first."""
+    runs = results / "runs"
+    if not runs.is_dir():
+        return []
+    return sorted((path for path in runs.iterdir() if path.is_dir() and path.name[0] != "."), reverse=True)
+
+
+def load(folder: Path) -> Night:
+    """Read one run folder. Raises SchemaError for records of another version; nothing else that lies in the files."""
+    damage: list[str] = []
+
+    def one(name: str, kind: type[T]) -> T | None:
+        try:
+            return read_json(folder / name, kind) if (folder / name).exists() else None
+        except SchemaError:
+            raise
+        except (ValueError, OSError) as error:
+            damage.append(f"{name} cannot be read: {error}")
+            return None
+
+    def lines(name: str, kind: type[T]) -> list[T]:
+        try:
+            found, broken = read_lines(folder / name, kind)
+        except OSError as error:
+            damage.append(f"{name} cannot be read: {error}")
+            return []
+        if broken:
+            damage.append(f"{name} has {broken} unreadable {'line' if broken == 1 else 'lines'}")
+        return found
+
+    return Night(
+        folder,
+        one("run.json", Run),
+        one("series.json", Profile),
+        one("doctor.json", list[Check]) or [],
+        lines("conformance.jsonl", Conformance),
+        lines("parity.jsonl", Parity),
+        lines("golden.jsonl", Golden),
+        lines("timing.jsonl", Timing),
+        damage,
+    )
