@@ -135,27 +135,30 @@ def measure_end_to_end(call: Call, device: str, rule: Rule = END_TO_END_RULE) ->
 def peak_memory(call: Call, device: str) -> int:
     """Bytes at the highest point of one call.
 
-    GPU: what PyTorch had allocated at once, weights and inputs included. CPU: the peak resident set of this process,
-    Python and PyTorch included: it means something only beside another figure of the same benchmark.
+    GPU: what PyTorch had allocated at once, weights and inputs included. CPU: as process_peak: it means something only
+    beside another figure of the same benchmark.
     """
     import torch
 
-    if device == "cpu":
-        call()
-        return peak_resident_bytes()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
+    if device != "cpu":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
     call()
-    torch.cuda.synchronize()
-    return int(torch.cuda.max_memory_allocated())
+    return process_peak(device)
 
 
-def peak_resident_bytes() -> int:
-    """Peak resident set of this process since it began to run its program.
+def process_peak(device: str) -> int:
+    """Bytes at the highest point so far.
 
-    VmHWM, not getrusage: Linux hands ru_maxrss down through exec, so a child of a large process starts with its
+    GPU: what PyTorch had allocated at once. CPU: peak resident set of this process, Python and PyTorch included: VmHWM,
+    not getrusage, because Linux hands ru_maxrss down through exec and a child of a large process starts with its
     parent's figure. Raises OSError where there is no /proc.
     """
+    import torch
+
+    if device != "cpu":
+        torch.cuda.synchronize()
+        return int(torch.cuda.max_memory_allocated())
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024

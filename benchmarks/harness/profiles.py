@@ -1,0 +1,92 @@
+"""The suite as data: every benchmark with its axes, and which of its series a machine measures.
+
+asv's lists come from here (harness/subject.py), so that the names, the verdict's expectations and what asv runs cannot
+disagree. The lists are the same on every machine: results of a CPU and a GPU can be published together.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from benchmarks.harness.impls import FUSED, REFERENCE
+from benchmarks.harness.records import Profile, Series
+
+SMALL_SHAPES = ("small",)
+BAGEL_SHAPES = ("1026", "4098", "8208")
+"""Rows of one 512x512 image, one 1024x1024 image, and eight images, text included, at BAGEL-7B-MoT's widths."""
+
+IMPLS = (REFERENCE, FUSED)
+SHAPES = SMALL_SHAPES + BAGEL_SHAPES
+CACHES = ("cold", "hot")
+TASKS = ("t2i", "img2img")
+
+ROUNDS = 2
+"""Processes per series and commit when nobody asks for more: enough to see a difference between processes."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark: asv's name, the unit of its numbers, and its axes in asv's order. Every combination is a series.
+
+    rounds  processes per series
+    """
+
+    name: str
+    unit: str
+    axes: dict[str, tuple[str, ...]]
+    rounds: int = 1
+
+    def combinations(self) -> Iterator[dict[str, str]]:
+        """The parameters of each series, in asv's order: the last axis moves fastest."""
+        for values in itertools.product(*self.axes.values()):
+            yield dict(zip(self.axes, values, strict=True))
+
+
+_ALL = (
+    Benchmark(
+        "linear.track_seconds",
+        "seconds",
+        {"layer": ("qkv", "o", "gate_up", "down"), "impl": IMPLS, "shape": SHAPES, "cache": CACHES},
+        ROUNDS,
+    ),
+    Benchmark(
+        "norm.track_seconds",
+        "seconds",
+        {"kind": ("rms", "head"), "impl": IMPLS, "shape": SHAPES, "cache": CACHES},
+        ROUNDS,
+    ),
+    Benchmark("mlp.track_seconds", "seconds", {"impl": IMPLS, "shape": SHAPES, "cache": CACHES}, ROUNDS),
+    Benchmark("layer.track_seconds", "seconds", {"impl": IMPLS, "shape": SHAPES}, ROUNDS),
+    Benchmark("layer.track_peak_memory", "bytes", {"impl": IMPLS, "shape": SHAPES}),
+    Benchmark("generate.track_seconds", "seconds", {"task": TASKS, "impl": IMPLS}, ROUNDS),
+    Benchmark("generate.track_peak_memory", "bytes", {"task": TASKS, "impl": IMPLS}),
+    Benchmark("quality.track_largest_difference", "of 255", {"task": TASKS}),
+    Benchmark("quality.track_ssim", "ssim", {"task": TASKS}),
+)
+SUITE = MappingProxyType({benchmark.name: benchmark for benchmark in _ALL})
+"""Every benchmark by asv's name."""
+
+
+def outside(profile: str, name: str, params: dict[str, str]) -> str:
+    """Why a machine of this profile does not measure the series, in one sentence; empty if it does."""
+    if profile == "cpu":
+        if params.get("impl") == FUSED:
+            return "fused kernels run in Triton's interpreter on a CPU; their time and memory mean nothing"
+        if params.get("shape") in BAGEL_SHAPES:
+            return "BAGEL's own shapes are measured on a GPU"
+        if params.get("cache") == "cold":
+            return "a cold L2 cache is measured on a GPU"
+    elif params.get("shape") in SMALL_SHAPES:
+        return "small shapes are measured on a CPU"
+    return ""
+
+
+def declared(profile: str) -> Profile:
+    """Every series of the suite, sorted into what this profile is expected to measure and what lies outside it."""
+    series = [
+        Series(benchmark.name, params, outside(profile, benchmark.name, params))
+        for benchmark in _ALL
+        for params in benchmark.combinations()
+    ]
+    return Profile([one for one in series if not one.reason], [one for one in series if one.reason])

@@ -1,0 +1,144 @@
+"""What turns a function of benchmarks/*.py into an asv benchmark: build, prove parity, measure, record.
+
+A benchmark file describes one piece of Work per series; a decorator says what is measured of it:
+
+    @subject.kernel_seconds
+    def track_seconds(layer, impl, shape, cache):
+        ...
+        return Work(...)
+
+Axes, unit and rounds come from profiles.SUITE. asv runs each series in a process of its own: `setup` builds the work
+and proves parity, the benchmark itself only measures. NotImplementedError in `setup` is asv's "n/a": an old commit that
+lacks a package or an op is n/a, while a failed proof is a failed benchmark.
+"""
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import clock, environment, overlay, profiles, records
+from benchmarks.harness.impls import FUSED
+
+TIMEOUT = 300
+"""Seconds a series may take; a first compilation on a GPU takes a good part of a minute."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one series measures.
+
+    calls   the same work on distinct copies of its inputs, so that a GPU's cache can be kept cold; elsewhere one
+    device  "cpu" or "cuda"
+    prove   raises if the implementation disagrees with the reference; called before anything is measured
+    tile    which tiles the implementation uses, and from where
+    """
+
+    calls: Sequence[Callable[[], Any]]
+    device: str
+    prove: Callable[[], object]
+    tile: str = "none"
+
+
+Measure = Callable[[Work, dict[str, str]], "list[float] | float"]
+"""Samples in seconds, or one number in the benchmark's unit."""
+
+
+def _benchmark(measure: Measure) -> Callable[[Callable[..., Work]], Callable[..., Any]]:
+    def decorate(build: Callable[..., Work]) -> Callable[..., Any]:
+        entry = profiles.SUITE[f"{build.__module__.rpartition('.')[2]}.{build.__name__}"]
+        work_of = functools.cache(build)
+
+        def setup(*values: str) -> None:
+            begin(entry.name, dict(zip(entry.axes, values, strict=True)))
+            work_of(*values).prove()
+
+        def run(*values: str) -> Any:
+            work, params = work_of(*values), dict(zip(entry.axes, values, strict=True))
+            return record(entry, params, work, measure(work, params))
+
+        attributes = {
+            "params": [list(values) for values in entry.axes.values()],
+            "param_names": list(entry.axes),
+            "setup": setup,
+            "unit": entry.unit,
+            "rounds": entry.rounds,
+            "timeout": TIMEOUT,
+            # asv would hash this file's source; what makes numbers comparable is the protocol.
+            "version": f"protocol {clock.PROTOCOL}",
+            "pretty_source": inspect.getsource(build),
+        }
+        run.__name__, run.__qualname__, run.__module__, run.__doc__ = (
+            build.__name__,
+            build.__qualname__,
+            build.__module__,
+            build.__doc__,
+        )
+        for name, value in attributes.items():
+            setattr(run, name, value)
+        return run
+
+    return decorate
+
+
+def _kernel_seconds(work: Work, params: dict[str, str]) -> list[float]:
+    if work.device == "cpu":
+        return clock.measure_cpu(work.calls[0])
+    return clock.measure_gpu(work.calls, "cold" if params.get("cache") == "cold" else "hot")
+
+
+kernel_seconds = _benchmark(_kernel_seconds)
+"""Time of one call: clock.measure_cpu or clock.measure_gpu. An axis `cache` chooses cold or hot; without it, hot."""
+
+wall_seconds = _benchmark(lambda work, params: clock.measure_end_to_end(work.calls[0], work.device))
+"""Wall time of a whole job: clock.measure_end_to_end."""
+
+peak_memory = _benchmark(lambda work, params: float(clock.peak_memory(work.calls[0], work.device)))
+"""Bytes at the highest point of one call: clock.peak_memory."""
+
+number = _benchmark(lambda work, params: float(work.calls[0]()))
+"""The number that the call itself returns."""
+
+
+def begin(name: str, params: dict[str, str]) -> None:
+    """Refuse to measure outside the profile, or packages that are not this commit's; then settle the process.
+
+    Raises NotImplementedError (n/a) or ValueError.
+    """
+    here = overlay.current()
+    if reason := profiles.outside(here.profile, name, params):
+        raise NotImplementedError(reason)
+    for package in overlay.PACKAGES[: 2 if params.get("impl") == FUSED else 1]:
+        here.package(package)
+
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+
+
+def record(entry: profiles.Benchmark, params: dict[str, str], work: Work, measured: "list[float] | float") -> Any:
+    """Append what was measured to the run's records, and return it in the form that asv understands."""
+    here = overlay.current()
+    folder = Path(here.records)
+    common: dict[str, Any] = {
+        "benchmark": entry.name,
+        "params": params,
+        "commit": here.commit,
+        "fingerprint": here.fingerprint,
+        "protocol": clock.PROTOCOL,
+        "round": here.round,
+        "pid": os.getpid(),
+        "created": environment.now(),
+    }
+    if isinstance(measured, float):
+        records.append_line(folder / "values.jsonl", records.Value(**common, value=measured, unit=entry.unit))
+        return measured
+    peak = clock.process_peak(work.device)
+    timing = records.Timing(**common, samples=measured, tile=work.tile, peak_memory_bytes=peak)
+    records.append_line(folder / "timing.jsonl", timing)
+    # Undocumented: asv treats samples from track_* as it treats its own timings.
+    return {"samples": measured, "number": 1}
