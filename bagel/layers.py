@@ -1,0 +1,89 @@
+"""One decoder layer, arranged from the ops of an implementation."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bagel.probe import Probe
+from reference_impl.contract import Experts, MoTOps, QKNorm, Rotary, Route
+
+
+@dataclass(frozen=True)
+class MoTLayer:
+    """The weights of one layer, both experts stacked, text first.
+
+    input_gain, post_gain  [2, H] gains of the two RMSNorms; eps is added to their mean square
+    qkv                    [2, (heads + 2 kv_heads) * d, H] with bias
+    o                      [2, H, heads * d]
+    gate_up                [2, 2I, H], gate rows first
+    down                   [2, H, I]
+    """
+
+    input_gain: Tensor
+    qkv: Experts
+    qk_norm: QKNorm
+    o: Experts
+    post_gain: Tensor
+    gate_up: Experts
+    down: Experts
+    eps: float
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a pass adds to a context, apart from its values: M rows that attend to the context and to each other.
+
+    route    which expert owns each row
+    rotary   tables of the rows' positions, [M, d]
+    causal   a row sees only earlier rows of the block (text); otherwise all rows (images)
+    advance  by how much the block moves the position of what follows: M for text, 1 for an image
+    """
+
+    route: Route
+    rotary: Rotary
+    causal: bool
+    advance: int
+
+
+@dataclass(frozen=True)
+class KV:
+    """One layer's keys (normed and rotated) and values of everything seen so far, [T, kv_heads, d] each."""
+
+    k: Tensor
+    v: Tensor
+
+    def extended(self, k: Tensor, v: Tensor) -> "KV":
+        """The rows of this cache, then the new ones."""
+        return KV(torch.cat([self.k, k]), torch.cat([self.v, v]))
+
+
+def decoder_layer(ops: MoTOps, layer: MoTLayer, x: Tensor, block: Block, past: KV, probe: Probe) -> tuple[Tensor, KV]:
+    """x + attention(norm(x)), then x + mlp(norm(x)): x [M, H] -> [M, H], and the cache with the block's rows added.
+
+    Source: BAGEL's Qwen2MoTDecoderLayer.
+    """
+    route = block.route
+    probe("in", x)
+    normed = ops.rms_norm(x, layer.input_gain, route, layer.eps)
+    probe("input_norm", normed)
+    qkv = ops.linear(normed, layer.qkv, route)
+    probe("qkv", qkv)
+    q, k, v = ops.qk_norm_rotary(qkv, layer.qk_norm, block.rotary, route)
+    seen = past.extended(k, v)
+    probe("q", q)
+    probe("k", seen.k)
+    probe("v", seen.v)
+    mixed = ops.attention(q, seen.k, seen.v, block.causal)
+    probe("attention", mixed)
+    projected = ops.linear(mixed.flatten(1), layer.o, route)
+    probe("o", projected)
+    x = x + projected
+    probe("middle", x)
+    normed = ops.rms_norm(x, layer.post_gain, route, layer.eps)
+    probe("post_norm", normed)
+    gated = ops.gated_mlp(normed, layer.gate_up, layer.down, route)
+    probe("mlp", gated)
+    x = x + gated
+    probe("out", x)
+    return x, seen

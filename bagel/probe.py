@@ -1,0 +1,65 @@
+"""Seeing the tensors inside the model, without the model knowing who looks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a tensor was seen.
+
+    phase   "text", "vit" or "latent" (a context pass), "denoise", "decode" (greedy text), "encode" and "vision"
+    op      what it is: "qkv", "attention", "velocity", ...
+    branch  which context: "main", "no_text" or "no_image"
+    step    update of the sampler, or token of greedy decoding; None outside both
+    layer   decoder layer; None outside the layers
+    """
+
+    phase: str
+    op: str
+    branch: str = "main"
+    step: int | None = None
+    layer: int | None = None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Hands intermediate tensors to `sink`. They are the model's own: a sink must not write to them.
+
+    `probe.at(step=3, layer=0)("qkv", tensor)` calls `sink(Site(phase, "qkv", branch, 3, 0), tensor)`.
+    """
+
+    sink: Callable[[Site, Tensor], None] | None = None
+    site: Site = Site("", "")
+
+    def at(
+        self,
+        *,
+        phase: str | None = None,
+        branch: str | None = None,
+        step: int | None = None,
+        layer: int | None = None,
+    ) -> "Probe":
+        """The same probe at a narrower place; what is not named stays."""
+        if self.sink is None:
+            return self
+        here = self.site
+        site = Site(
+            phase=here.phase if phase is None else phase,
+            op=here.op,
+            branch=here.branch if branch is None else branch,
+            step=here.step if step is None else step,
+            layer=here.layer if layer is None else layer,
+        )
+        return replace(self, site=site)
+
+    def __call__(self, op: str, tensor: Tensor) -> None:
+        """Show one tensor."""
+        if self.sink is not None:
+            self.sink(replace(self.site, op=op), tensor)
+
+
+QUIET = Probe()
+"""Nobody looks."""
