@@ -1,0 +1,123 @@
+"""The language model: blocks of rows go through the layers and, if kept, extend a context."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bagel.config import LanguageConfig
+from bagel.layers import KV, Block, MoTLayer, decoder_layer
+from bagel.probe import QUIET, Probe
+from bagel.weights import IMAGE_SUFFIX, LLM, TensorFiles, merge_layer
+from reference_impl.contract import MoTOps, Rotary, Route, require
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything the model has seen: one KV per layer, and the rotary position of what comes next.
+
+    It never changes; a pass returns a longer one. So keeping an earlier one, as guidance does, costs nothing.
+    """
+
+    layers: tuple[KV, ...]
+    position: int = 0
+
+    @property
+    def n_rows(self) -> int:
+        """T, the rows in front of the next pass."""
+        return self.layers[0].k.shape[0]
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """The decoder with its embedding and output head.
+
+    embedding, head  [vocab, H], not duplicated per expert
+    layers           the decoder layers
+    final_gain       [2, H] of the final RMSNorm
+    """
+
+    config: LanguageConfig
+    ops: MoTOps
+    embedding: Tensor
+    layers: tuple[MoTLayer, ...]
+    final_gain: Tensor
+    head: Tensor
+
+    @classmethod
+    def load(cls, files: TensorFiles, config: LanguageConfig, ops: MoTOps) -> "Transformer":
+        """Merge the experts of every layer; `files.check` must have passed."""
+        return cls(
+            config=config,
+            ops=ops,
+            embedding=files[f"{LLM}embed_tokens.weight"],
+            layers=tuple(merge_layer(files, i, config) for i in range(config.layers)),
+            final_gain=torch.stack([files[f"{LLM}norm{s}.weight"] for s in ("", IMAGE_SUFFIX)]),
+            head=files["language_model.lm_head.weight"],
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, the activations and the cache."""
+        return self.embedding.dtype
+
+    def empty_context(self) -> Context:
+        """A context that has seen nothing."""
+        nothing = self.embedding.new_empty(0, self.config.kv_heads, self.config.head_dim)
+        return Context((KV(nothing, nothing),) * self.config.layers)
+
+    def text_block(self, n_tokens: int, position: int) -> Block:
+        """Tokens of the text expert, each at the next position, causal. Raises ValueError beyond the last position."""
+        last = position + n_tokens
+        require(
+            last <= self.config.max_positions,
+            "{} tokens after position {} need {} positions but the model has max_position_embeddings = {}; "
+            "shorten the prompt",
+            n_tokens,
+            position,
+            last,
+            self.config.max_positions,
+        )
+        positions = torch.arange(position, last, device=self.device)
+        return Block(Route.all_text(n_tokens, self.device), self._rotary(positions), causal=True, advance=n_tokens)
+
+    def image_block(self, n_tokens: int, position: int, *, latent: bool) -> Block:
+        """[start marker, n_tokens, end marker], all at one position, each row seeing all others.
+
+        The rows between the markers belong to the image expert if they are latents, else (ViT) to the text expert.
+        """
+        n_rows = n_tokens + 2
+        is_image = torch.zeros(n_rows, dtype=torch.bool)
+        is_image[1:-1] = latent
+        positions = torch.full((n_rows,), position, device=self.device)
+        route = Route.from_mask(is_image).to(self.device)
+        return Block(route, self._rotary(positions), causal=False, advance=1)
+
+    def _rotary(self, positions: Tensor) -> Rotary:
+        return Rotary.at(positions, self.config.head_dim, self.config.rope_theta)
+
+    def embed(self, ids: list[int]) -> Tensor:
+        """Token ids -> [n, H]."""
+        return F.embedding(torch.tensor(ids, dtype=torch.int64, device=self.device), self.embedding)
+
+    def run(self, x: Tensor, block: Block, context: Context, probe: Probe = QUIET) -> tuple[Tensor, Context]:
+        """One pass: x [M, H] -> the last layer's output [M, H], before the final norm, and the context with x added."""
+        layers = []
+        for i, (layer, past) in enumerate(zip(self.layers, context.layers, strict=True)):
+            x, seen = decoder_layer(self.ops, layer, x, block, past, probe.at(layer=i))
+            layers.append(seen)
+        return x, Context(tuple(layers), context.position + block.advance)
+
+    def final_norm(self, x: Tensor, route: Route) -> Tensor:
+        """The routed RMSNorm after the last layer, [M, H] -> [M, H]."""
+        return self.ops.rms_norm(x, self.final_gain, route, self.config.eps)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Output of the last layer for text rows [M, H] -> [M, vocab]."""
+        return F.linear(self.final_norm(x, Route.all_text(len(x), self.device)), self.head)
