@@ -1,0 +1,111 @@
+"""Flow matching: the schedule, the guidance formulas and the Euler loop. Pure functions on tensors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from reference_impl.contract import require
+
+RenormType = Literal["global", "channel", "text_channel"]
+EPS = 1e-8
+"""Added to the norm that renormalisation divides by."""
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance against the context without text and the one without image.
+
+    text_scale, image_scale  1 or less switches a guidance off; without text guidance the image scale has no effect
+    interval                 guidance is on at a time t with interval[0] < t <= interval[1], t after the shift
+    renorm_type              what the guided velocity's norm is pulled back over: "global" all values, "channel" each
+                             token's, "text_channel" each token's after text guidance and before image guidance
+    renorm_min               the least factor by which renormalisation multiplies
+    """
+
+    text_scale: float = 4.0
+    image_scale: float = 1.0
+    interval: tuple[float, float] = (0.4, 1.0)
+    renorm_type: RenormType = "global"
+    renorm_min: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(
+            self.renorm_type in get_args(RenormType),
+            "guidance renorm type {!r} is unknown; use one of {}",
+            self.renorm_type,
+            ", ".join(get_args(RenormType)),
+        )
+        low, high = self.interval
+        require(low <= high, "guidance interval {} {} is empty; give the lower time first", low, high)
+        require(
+            0 <= self.renorm_min <= 1,
+            "guidance renorm minimum {} must lie in 0..1, as the factor does",
+            self.renorm_min,
+        )
+
+    def scales_at(self, t: Tensor) -> tuple[float, float]:
+        """(text, image) scale at time t, a float32 tensor []."""
+        low, high = self.interval
+        return (self.text_scale, self.image_scale) if bool(t > low) and bool(t <= high) else (1.0, 1.0)
+
+
+def schedule(steps: int, shift: float) -> Tensor:
+    """Times from 1 to 0, [steps] float32: t = linspace(1, 0), then shift * t / (1 + (shift - 1) * t).
+
+    Each of the steps - 1 updates goes from one time to the next. Raises ValueError.
+    """
+    require(steps >= 2, "steps is {} but must be at least 2: updates are one fewer than steps", steps)
+    require(shift > 0, "timestep shift is {} but must be positive; 3.0 is usual and 1.0 means none", shift)
+    t = torch.linspace(1, 0, steps)
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def guide(main: Tensor, no_text: Tensor, no_image: Tensor | None, guidance: Guidance) -> Tensor:
+    """The guided velocity [n, width] of one update at which text guidance is on.
+
+    no_image is None where image guidance is off. Source: upstream's `_forward_flow`.
+    """
+    guided = no_text + guidance.text_scale * (main - no_text)
+    if guidance.renorm_type == "text_channel":
+        return _toward(no_image, _renormed(guided, main, guidance), guidance)
+    return _renormed(_toward(no_image, guided, guidance), main, guidance)
+
+
+def _toward(no_image: Tensor | None, guided: Tensor, guidance: Guidance) -> Tensor:
+    return guided if no_image is None else no_image + guidance.image_scale * (guided - no_image)
+
+
+def _renormed(guided: Tensor, main: Tensor, guidance: Guidance) -> Tensor:
+    """Guided, no longer than main: over everything for "global", else per token. Norms are float32."""
+    over = None if guidance.renorm_type == "global" else -1
+    own, target = (torch.linalg.vector_norm(v.float(), dim=over, keepdim=over is not None) for v in (guided, main))
+    factor: Tensor = (target / (own + EPS)).clamp(min=guidance.renorm_min, max=1.0)
+    return guided * factor
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """x_t [updates, n, width] at the start of each update, the velocity v_t used there, and where it ended."""
+
+    x_t: Tensor
+    v_t: Tensor
+    final: Tensor
+
+
+def integrate(velocity: Callable[[int, Tensor, Tensor], Tensor], noise: Tensor, times: Tensor) -> Trajectory:
+    """Euler: x <- x - v * (t_i - t_{i+1}) from noise at t = 1, x in float32.
+
+    velocity(step, t [], x [n, width]) -> [n, width]; v * dt is formed in v's dtype, as upstream does.
+    """
+    x = noise.float()
+    xs, vs = [], []
+    for step, (t, following) in enumerate(pairwise(times)):
+        v = velocity(step, t, x)
+        xs.append(x)
+        vs.append(v.float())
+        x = x - v * (t - following).to(v.device)
+    return Trajectory(torch.stack(xs), torch.stack(vs), x)
