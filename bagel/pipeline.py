@@ -1,0 +1,213 @@
+"""The three jobs: text-to-image, image editing, and understanding."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bagel.jobs import GeneratedImage, GeneratedText, ImageRequest, TextRequest
+from bagel.latents import Grid
+from bagel.model import Bagel
+from bagel.probe import QUIET, Probe
+from bagel.sampler import Guidance, Trajectory, guide, integrate, schedule
+from bagel.transformer import Context
+from bagel.transforms import VAE_RESIZE, VIT_RESIZE, Resize, to_image, to_pixels, to_rgb
+from reference_impl.contract import MoTOps, require
+
+__all__ = ["BagelPipeline", "GeneratedImage", "GeneratedText", "Guidance", "ImageRequest", "TextRequest"]
+
+THINK_PROMPT = (
+    "You should first think about the planning process in the mind and then generate the image. \n"
+    "The planning process is enclosed within <think> </think> tags, i.e. "
+    "<think> planning process here </think> image here"
+)
+"""The system prompt of thinking mode, word for word as the model was trained with it."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An input picture brought to size: pixels [3, H, W] in -1..1 for the autoencoder and the eye, with their grids.
+
+    `output` is the grid of the picture that editing makes: the size after the first resize.
+    """
+
+    pixels: Tensor
+    grid: Grid
+    vit_pixels: Tensor
+    vit_grid: Grid
+    output: Grid
+
+
+@dataclass(frozen=True)
+class BagelPipeline:
+    """A loaded model and the rules that bring input pictures to size; upstream's are the defaults."""
+
+    model: Bagel
+    vae_resize: Resize = VAE_RESIZE
+    vit_resize: Resize = VIT_RESIZE
+
+    @classmethod
+    def from_checkpoint(
+        cls, folder: Path | str, ops: MoTOps, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "BagelPipeline":
+        """Load a published BAGEL folder. The autoencoder is float32 whatever `dtype` says.
+
+        Raises OSError, ValueError or NotImplementedError in one line that says what is wrong with the folder.
+        """
+        return cls(Bagel.load(Path(folder), ops, torch.device(device), dtype))
+
+    @torch.no_grad()
+    def generate(self, request: ImageRequest, probe: Probe = QUIET) -> GeneratedImage:
+        """Text-to-image, or editing if the request has an image. What is wrong is refused before the first pass.
+
+        Raises ValueError.
+        """
+        times = schedule(request.steps, request.timestep_shift)
+        picture = None if request.image is None else self._picture(request.image)
+        grid = self._output_grid(request, picture)
+        self._check_length(request, picture)
+        init_noise, posterior_noise = self._noise(request, grid, picture)
+
+        contexts, plan = self._contexts(request, picture, posterior_noise, probe)
+        for branch, context in contexts.items():
+            _show(context, probe.at(phase="context", branch=branch))
+        trajectory = self._denoise(contexts, grid, init_noise, times, request.guidance, probe.at(phase="denoise"))
+        raw = self.model.autoencoder.decode(grid.unpack(trajectory.final, self.model.config.latent_patch)).cpu()
+        x_t, v_t, final = (tensor.cpu() for tensor in (trajectory.x_t, trajectory.v_t, trajectory.final))
+        return GeneratedImage(to_image(raw), x_t, v_t, final, raw, plan)
+
+    @torch.no_grad()
+    def understand(self, request: TextRequest, probe: Probe = QUIET) -> GeneratedText:
+        """Answer a question, greedily. Raises ValueError."""
+        model = self.model
+        picture = None if request.image is None else self._picture(request.image)
+        self._check_length(request, picture)
+        context = model.transformer.empty_context()
+        if picture:
+            context = model.add_vit_image(context, picture.vit_pixels, picture.vit_grid, probe)
+        context = model.add_text(context, model.tokenizer.prompt(request.prompt), probe)
+        _show(context, probe.at(phase="context"))
+        ids = model.write(context, request.max_tokens, probe)
+        return GeneratedText(model.tokenizer.shown(ids), ids)
+
+    def _picture(self, image: Image.Image) -> Picture:
+        first = self.vae_resize(to_rgb(image))
+        again, seen = self.vae_resize(first), self.vit_resize(first)
+        stride, side = self.model.config.stride, self.model.latent_side
+        patch, vit_side = self.model.config.vision.patch, self.model.eye.side
+        try:
+            return Picture(
+                pixels=to_pixels(again),
+                grid=Grid.of(again.height, again.width, stride, side),
+                vit_pixels=to_pixels(seen),
+                vit_grid=Grid.of(seen.height, seen.width, patch, vit_side),
+                output=Grid.of(first.height, first.width, stride, side),
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"the input image ({image.width} x {image.height}) is resized to {first.width} x {first.height} and to "
+                f"{seen.width} x {seen.height} for the eye, which does not fit this checkpoint: {error}"
+            ) from error
+
+    def _output_grid(self, request: ImageRequest, picture: Picture | None) -> Grid:
+        if picture:
+            return picture.output
+        height, width = request.height or 0, request.width or 0
+        return Grid.of(height, width, self.model.config.stride, self.model.latent_side)
+
+    def _check_length(self, request: ImageRequest | TextRequest, picture: Picture | None) -> None:
+        """Refuse a request that needs more rotary positions than the model has."""
+        count = len(self.model.tokenizer.prompt(request.prompt))
+        if isinstance(request, TextRequest):
+            images, written = (1 if picture else 0), request.max_tokens
+        else:
+            images, written = (2 if picture else 0) + 1, request.max_think_tokens if request.think else 0
+            count += len(self.model.tokenizer.prompt(THINK_PROMPT)) if request.think else 0
+        limit = self.model.config.language.max_positions
+        require(
+            images + count + written <= limit,
+            "the prompt has {} tokens, and with {} image blocks and {} tokens to write it needs {} positions, but the "
+            "model has max_position_embeddings = {}; shorten the prompt or write fewer tokens",
+            count,
+            images,
+            written,
+            images + count + written,
+            limit,
+        )
+
+    def _noise(self, request: ImageRequest, grid: Grid, picture: Picture | None) -> tuple[Tensor, Tensor | None]:
+        """The initial noise and, for editing, the posterior noise, float32 on the model's device."""
+        config, generator = self.model.config, torch.Generator().manual_seed(request.seed)
+        shape = (grid.n_tokens, config.latent_width)
+        init = _chosen(request.init_noise, torch.randn(shape, generator=generator), "init_noise")
+        posterior = None
+        if picture:
+            h, w = (side * config.latent_patch for side in (picture.grid.height, picture.grid.width))
+            drawn = torch.randn(config.autoencoder.latent_channels, h, w, generator=generator)
+            posterior = _chosen(request.posterior_noise, drawn, "posterior_noise").to(self.model.device)
+        return init.to(self.model.device), posterior
+
+    def _contexts(
+        self, request: ImageRequest, picture: Picture | None, posterior_noise: Tensor | None, probe: Probe
+    ) -> tuple[dict[str, Context], str | None]:
+        """The contexts with everything ("main"), without the text and without the image; and the plan, if one was made.
+
+        Text goes to main and to no_image, images to main only; no_text is main as it was before the last text.
+        """
+        model = self.model
+        main = no_image = model.transformer.empty_context()
+        if request.think:
+            main = no_image = model.add_text(main, model.tokenizer.prompt(THINK_PROMPT), probe)
+        if picture is not None and posterior_noise is not None:
+            latent = model.encode(picture.pixels, posterior_noise, probe)
+            main = model.add_latent_image(main, latent, picture.grid, probe)
+            main = model.add_vit_image(main, picture.vit_pixels, picture.vit_grid, probe)
+        no_text = main
+        prompt = model.tokenizer.prompt(request.prompt)
+        main = model.add_text(main, prompt, probe)
+        no_image = model.add_text(no_image, prompt, probe.at(branch="no_image")) if picture else main
+        plan = None
+        if request.think:
+            plan = model.tokenizer.shown(model.write(main, request.max_think_tokens, probe))
+            main = model.add_text(main, model.tokenizer.prompt(plan), probe)
+        return {"main": main, "no_text": no_text, "no_image": no_image}, plan
+
+    def _denoise(
+        self, contexts: dict[str, Context], grid: Grid, noise: Tensor, times: Tensor, guidance: Guidance, probe: Probe
+    ) -> Trajectory:
+        model = self.model
+        blocks = {branch: model.latent_block(context, grid) for branch, context in contexts.items()}
+
+        def velocity(step: int, t: Tensor, x: Tensor) -> Tensor:
+            here = probe.at(step=step)
+            here("x", x)
+            here("t", t)
+            hidden = model.embed_latents(x, t, grid, here)
+
+            def branch(name: str) -> Tensor:
+                return model.velocity(hidden, blocks[name], contexts[name], here.at(branch=name))
+
+            main = branch("main")
+            text_scale, image_scale = guidance.scales_at(t)
+            if text_scale <= 1:
+                return main
+            return guide(main, branch("no_text"), branch("no_image") if image_scale > 1 else None, guidance)
+
+        return integrate(velocity, noise, times)
+
+
+def _chosen(given: Tensor | None, drawn: Tensor, name: str) -> Tensor:
+    """The given noise instead of the drawn one, if it has the same shape."""
+    if given is None:
+        return drawn
+    require(given.shape == drawn.shape, "{} has shape {} but must be {}", name, tuple(given.shape), tuple(drawn.shape))
+    require(given.is_floating_point(), "{} is {} but must be floating point", name, given.dtype, error=TypeError)
+    return given.float()
+
+
+def _show(context: Context, probe: Probe) -> None:
+    for i, kv in enumerate(context.layers):
+        probe.at(layer=i)("k", kv.k)
+        probe.at(layer=i)("v", kv.v)
