@@ -4,9 +4,12 @@ import sys
 
 import typer
 
+from motbench.doctor import doctor
 from motbench.exits import guarded
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.callback()(lambda: None)  # without a callback, a single command would lose its name
+app.command("doctor")(doctor)
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ def setup() -> None:
         "driver": here.driver or "none",
         "cuda": here.cuda or "none",
     }
-    path = Path(".asv/machine.json").resolve()
+    path = environment.repository_root() / ".asv/machine.json"
     path.parent.mkdir(exist_ok=True)
     MachineCollection.get_machine_file_path = staticmethod(lambda: str(path))
     Machine.hardcoded_machine_name = entry["machine"]

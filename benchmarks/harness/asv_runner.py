@@ -1,0 +1,63 @@
+"""Run asv on one commit for the main job, with its records in the run's folder."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.harness import environment, profiles
+from benchmarks.harness.records import Status, Timing, Value, read_lines, write_json
+
+
+def run(root: Path, results: Path, folder: Path, bench: str = "") -> tuple[Status, str]:
+    """Measure HEAD of the repository at `root`; ("pass", "") or ("not-measured", why).
+
+    results/asv grows by asv's own JSON; of a dirty tree (the ruler itself may be changed) that goes to folder/asv and
+    is never a baseline. folder gets timing.jsonl and values.jsonl, one line per process, and asv.conf.json, which says
+    how asv was called. `bench` is a regular expression that selects benchmarks, as asv's --bench.
+    """
+    from asv import util
+
+    root, results, folder = root.resolve(), results.resolve(), folder.resolve()
+    commit = environment.git(root, "rev-parse", "HEAD")
+    config = util.load_json(str(root / "asv.conf.json"), js_comments=True)
+    config |= {
+        "repo": str(root),
+        "benchmark_dir": str(root / "benchmarks"),
+        "env_dir": str(root / ".asv/env"),
+        "results_dir": str((folder if environment.changed_files(root) else results) / "asv"),
+        "html_dir": str(results / "asv-html"),
+        "records_dir": str(folder),
+        "records_exact": True,
+    }
+    write_json(folder / "asv.conf.json", config)
+    command = [sys.executable, "-m", "asv", "run", "--config", str(folder / "asv.conf.json"), "--show-stderr"]
+    command += ["--record-samples", f"{commit}^!", *(["--bench", bench] if bench else [])]
+    # asv changes into the config file's folder; the path lets it find the plugin from there.
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(root)}, check=False)
+    measured = _measured(folder, commit)
+    missing = [name for name in _expected(bench) if name not in measured]
+    if missing:
+        return "not-measured", f"{len(missing)} series have no result, {missing[0]} first; asv's output says why"
+    if done.returncode:
+        return "not-measured", f"asv ended with exit code {done.returncode}; its output says why"
+    return "pass", ""
+
+
+def _expected(bench: str) -> list[str]:
+    profile = environment.here().profile
+    names = [_name(series.benchmark, series.params) for series in profiles.declared(profile).expected]
+    return [name for name in names if re.search(bench, name)]
+
+
+def _measured(folder: Path, commit: str) -> set[str]:
+    timings, _ = read_lines(folder / "timing.jsonl", Timing)
+    values, _ = read_lines(folder / "values.jsonl", Value)
+    lines: list[Timing | Value] = [*timings, *values]
+    return {_name(one.benchmark, one.params) for one in lines if one.commit == commit}
+
+
+def _name(benchmark: str, params: dict[str, str]) -> str:
+    """The text that asv matches --bench with."""
+    return f"{benchmark}({', '.join(repr(value) for value in params.values())})"
