@@ -138,9 +138,9 @@ def peak_memory(call: Call, device: str) -> int:
     GPU: what PyTorch had allocated at once, weights and inputs included. CPU: as process_peak: it means something only
     beside another figure of the same benchmark.
     """
-    import torch
-
     if device != "cpu":
+        import torch
+
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     call()
@@ -154,9 +154,9 @@ def process_peak(device: str) -> int:
     not getrusage, because Linux hands ru_maxrss down through exec and a child of a large process starts with its
     parent's figure. Raises OSError where there is no /proc.
     """
-    import torch
-
     if device != "cpu":
+        import torch
+
         torch.cuda.synchronize()
         return int(torch.cuda.max_memory_allocated())
     for line in Path("/proc/self/status").read_text().splitlines():

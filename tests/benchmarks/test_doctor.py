@@ -1,0 +1,80 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.harness import doctor, environment
+
+ROOT = environment.repository_root()
+
+
+def found(root, name):
+    (check,) = [check for check in doctor.examine(root) if check.name == name]
+    return check
+
+
+@pytest.fixture
+def repository(tmp_path):
+    environment.git(tmp_path, "init", "--quiet")
+    for name, text in (("user.name", "t"), ("user.email", "t@example.org"), ("commit.gpgsign", "false")):
+        environment.git(tmp_path, "config", name, text)
+    environment.git(tmp_path, "commit", "--quiet", "--allow-empty", "--message=first")
+    return tmp_path
+
+
+def test_clean_repository_is_ok(repository):
+    assert found(repository, "git").status == "ok"
+
+
+def test_dirty_tree_is_a_warning_that_names_a_file(repository):
+    (repository / "new").touch()
+    check = found(repository, "git")
+    assert check.status == "warning"
+    assert "new" in check.found
+
+
+def test_no_repository_is_a_failure(tmp_path):
+    check = found(tmp_path, "git")
+    assert check.status == "failed"
+    assert "inside a clone" in check.found
+
+
+def test_missing_checkpoint_is_a_failure_with_a_cure(repository):
+    check = found(repository, "checkpoint")
+    assert (check.status, check.cure) == ("failed", "git checkout -- tests/data/bagel_oracle/checkpoint")
+
+
+def test_full_disk_is_a_failure(repository, monkeypatch):
+    monkeypatch.setattr(doctor, "DISK_NEEDED", 1 << 80)
+    monkeypatch.setattr(doctor, "DISK_WANTED", 1 << 81)
+    assert found(repository, "disk").status == "failed"
+
+
+def test_untested_asv_is_a_warning(repository, monkeypatch):
+    monkeypatch.setattr(doctor, "KNOWN_ASV", doctor.KNOWN_ASV | {"asv": "0.0.1"})
+    assert found(repository, "asv").status == "warning"
+
+
+def test_interpreter_with_a_new_numpy_is_a_failure(repository, monkeypatch):
+    monkeypatch.setattr(doctor, "version_of", lambda name: "2.4.0")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert found(repository, "numpy").status == "failed"
+
+
+def test_triton_that_torch_does_not_want_is_a_failure(repository, monkeypatch):
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: ["triton==9.9.9; platform_system == 'Linux'"])
+    check = found(repository, "triton")
+    assert (check.status, check.cure) == ("failed", "pip install triton==9.9.9")
+
+
+def test_path_set_by_the_user_is_a_warning(repository, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    assert found(repository, "path").status == "warning"
+
+
+def test_command_writes_the_checks_and_leaves_with_their_code(tmp_path):
+    file = tmp_path / "doctor.json"
+    done = subprocess.run([sys.executable, "-m", "motbench", "doctor", "--json", str(file)], cwd=ROOT, check=False)
+    failed = any(check["status"] == "failed" for check in json.loads(file.read_text()))
+    assert done.returncode == (2 if failed else 0)
