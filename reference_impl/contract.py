@@ -263,7 +263,11 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Problem:
-    """One kernel problem, for asking an implementation which tile it would use. `op` is a name of the contract."""
+    """One kernel problem, for asking an implementation which tile it would use. `op` is a name of the contract.
+
+    m rows; k the width of a row of x and n that of a row of the result. gated_mlp: n is the intermediate width. Norms,
+    rotary and attention: k is the width of one head and n that of all heads of a row.
+    """
 
     op: str
     m: int
@@ -403,6 +407,7 @@ def check_qk_norm_rotary(qkv: Tensor, norm: QKNorm, table: Rotary, route: Route)
         norm.head_dim,
         norm.qkv_width,
     )
+    require(norm.head_dim % 2 == 0, "head width {} is odd; rotary needs an even one", norm.head_dim)
     check_same_place("q_gain", norm.q_gain, qkv)
     check_same_place("k_gain", norm.k_gain, qkv)
     require(

@@ -1,0 +1,85 @@
+"""The routed linear layer in one launch: row tiles of both experts, rows gathered by index."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mot_impl.device import launch, require_supported, require_unit_stride
+from mot_impl.routing import tile_coordinates, tile_rows
+from mot_impl.tiles import Tile, TileTable
+from reference_impl.contract import Experts, Problem, Route, check_linear, require
+
+
+@triton.jit(do_not_specialize=["n_rows", "n_text"])
+def _linear_kernel(
+    x_ptr, w_ptr, bias_ptr, y_ptr, rows_ptr,
+    n_rows, n_text, N, K,
+    stride_x, stride_w_expert, stride_w,
+    HAS_BIAS: tl.constexpr, EVEN_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
+):  # fmt: skip
+    """One [BLOCK_M, BLOCK_N] tile of y. x [*, K], w [2, N, K], bias [2, N], y [n_rows, N], rows int64 [n_rows]."""
+    tiles_m = tl.cdiv(n_text, BLOCK_M) + tl.cdiv(n_rows - n_text, BLOCK_M)
+    tile_m, tile_n = tile_coordinates(tl.program_id(0), tiles_m, tl.cdiv(N, BLOCK_N), GROUP_M)
+    rows, mask_m, expert = tile_rows(rows_ptr, tile_m, n_text, n_rows, BLOCK_M)
+    offs_n = tile_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    mask_n = offs_n < N
+    offs_k = tl.arange(0, BLOCK_K)
+    x_ptrs = x_ptr + rows[:, None] * stride_x + offs_k[None, :]
+    w_ptrs = w_ptr + expert * stride_w_expert + tl.where(mask_n, offs_n, 0)[None, :] * stride_w + offs_k[:, None]
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for k in range(0, K, BLOCK_K):
+        if EVEN_K:
+            x, w = tl.load(x_ptrs), tl.load(w_ptrs)
+        else:
+            x = tl.load(x_ptrs, mask=(offs_k < K - k)[None, :], other=0.0)
+            w = tl.load(w_ptrs, mask=(offs_k < K - k)[:, None], other=0.0)
+        acc = tl.dot(x, w, acc, input_precision="ieee")
+        x_ptrs += BLOCK_K
+        w_ptrs += BLOCK_K
+    if HAS_BIAS:
+        acc += tl.load(bias_ptr + expert * N + offs_n, mask=mask_n, other=0.0).to(tl.float32)[None, :]
+    y_ptrs = y_ptr + rows[:, None] * N + offs_n[None, :]
+    tl.store(y_ptrs, acc.to(y_ptr.dtype.element_ty), mask=mask_m[:, None] & mask_n[None, :])
+
+
+def linear(x: Tensor, experts: Experts, route: Route, tiles: TileTable) -> Tensor:
+    """y[row] = x[row] @ W[expert of row].T + b[expert of row], accumulated in float32 and rounded once.
+
+    x [M, K] with any row stride, experts [2, N, K] -> [M, N] in x's dtype. float32 is multiplied in full (IEEE, no
+    TF32). Raises ValueError or TypeError at the contract's door, NotImplementedError for a device or dtype without
+    kernels.
+    """
+    check_linear(x, experts, route)
+    require_supported(x, *operands(experts))
+    require_unit_stride(x=x, weight=experts.weight)
+    y = torch.empty(x.shape[0], experts.n_out, dtype=x.dtype, device=x.device)
+    tile = tiles.choose(Problem("linear", x.shape[0], experts.n_out, x.shape[1], x.dtype, x.device)).tile
+    launch_routed(_linear_kernel, x, experts, y, route, tile)
+    return y
+
+
+def operands(experts: Experts) -> tuple[Tensor, ...]:
+    """The tensors of a layer: its weight, and its bias if it has one."""
+    return (experts.weight,) if experts.bias is None else (experts.weight, experts.bias)
+
+
+def launch_routed(kernel: triton.JITFunction, x: Tensor, experts: Experts, y: Tensor, route: Route, tile: Tile) -> None:
+    """Launch a routed matrix kernel over the row tiles of both experts and the column tiles of y [M, N].
+
+    The grid comes from Python integers: nothing waits for the device.
+    """
+    require(tile.kind == "gather", "tile {} is of kind {!r}; this kernel takes 'gather'", tile, tile.kind)
+    n, k = y.shape[1], x.shape[1]
+    row_tiles = triton.cdiv(route.n_text, tile.block_m) + triton.cdiv(route.n_image, tile.block_m)
+    w, bias = experts.weight, experts.bias
+    launch(
+        kernel, row_tiles * triton.cdiv(n, tile.block_n), x,
+        x, w, w if bias is None else bias.contiguous(), y, route.rows.contiguous(),
+        route.n_rows, route.n_text, n, k,
+        x.stride(0), w.stride(0), w.stride(1),
+        HAS_BIAS=bias is not None, EVEN_K=k % tile.block_k == 0,
+        BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=tile.group_m,
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip

@@ -1,0 +1,97 @@
+"""Routed RMSNorm in one launch, over a row and over each head of a row: a row of width K is one head of width K."""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mot_impl.device import INTERPRETED, launch, require_supported, require_unit_stride
+from reference_impl.contract import Route, check_norm, require
+
+WIDEST = 65_536
+"""A program keeps a whole row in registers: 64 a thread at this width with 32 warps."""
+
+
+@dataclass(frozen=True)
+class HeadBlock:
+    """How a norm or rotary kernel divides its problem: `heads` of padded `width` per program."""
+
+    heads: int
+    width: int
+    warps: int
+
+    @classmethod
+    def of(cls, n_heads: int, width: int) -> "HeadBlock":
+        """About 4096 elements a program, 16 a thread; in the interpreter, whose cost is per program, far more."""
+        require(width <= WIDEST, "width is {} but the norm takes at most {}", width, WIDEST, error=NotImplementedError)
+        padded = triton.next_power_of_2(max(width, 1))
+        most = max(1, (2**20 if INTERPRETED else 4096) // padded)
+        heads = min(most, triton.next_power_of_2(max(n_heads, 1)))
+        return cls(heads, padded, min(32, max(4, heads * padded // 512)))
+
+    def __str__(self) -> str:
+        return f"{self.heads}x{self.width} w{self.warps} ({'interpreter' if INTERPRETED else 'heuristic'})"
+
+
+@triton.jit
+def head_coordinates(rows_ptr, n_rows, n_heads, BLOCK_H: tl.constexpr):
+    """(position in the route, row, head, mask), each int64 [BLOCK_H], of the heads of this program."""
+    offs = tl.program_id(0).to(tl.int64) * BLOCK_H + tl.arange(0, BLOCK_H)
+    position = offs // n_heads
+    mask = position < n_rows
+    return position, tl.load(rows_ptr + position, mask=mask, other=0), offs % n_heads, mask
+
+
+@triton.jit(do_not_specialize=["n_rows", "n_text"])
+def _norm_kernel(
+    x_ptr, gain_ptr, y_ptr, rows_ptr,
+    n_rows, n_text, n_heads, D, stride_x, stride_x_head, stride_gain, eps,
+    BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_H heads of y. x [*, n_heads, D], gain [2, D], y [n_rows, n_heads, D], rows int64 [n_rows]."""
+    position, row, head, mask_h = head_coordinates(rows_ptr, n_rows, n_heads, BLOCK_H)
+    offs_d = tl.arange(0, BLOCK_D)
+    mask = mask_h[:, None] & (offs_d < D)[None, :]
+    x_ptrs = x_ptr + (row * stride_x + head * stride_x_head)[:, None] + offs_d[None, :]
+    x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(x * x, axis=1) / D + eps)
+    expert = (position >= n_text).to(tl.int64)
+    gain = tl.load(gain_ptr + (expert * stride_gain)[:, None] + offs_d[None, :], mask=mask, other=0.0).to(tl.float32)
+    y = x * scale[:, None] * gain
+    y_ptrs = y_ptr + ((row * n_heads + head) * D)[:, None] + offs_d[None, :]
+    tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+def rms_norm(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:
+    """y[row] = x[row] / sqrt(mean(x[row]^2) + eps) * gain[expert of row], in float32, rounded once.
+
+    x [M, K] with any row stride, gain [2, K] -> [M, K] in x's dtype. Raises ValueError or TypeError at the contract's
+    door, NotImplementedError for a device, dtype or width without kernels.
+    """
+    require(x.ndim == 2, "x has shape {} but must be [M, K]", tuple(x.shape))
+    check_norm(x, gain, route)
+    return _normalise(x[:, None, :], gain, route, eps)[:, 0, :]
+
+
+def head_rms_norm(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:
+    """The same over the last axis of x [M, heads, d]; gain [2, d] is shared by all heads of an expert."""
+    require(x.ndim == 3, "x has shape {} but must be [M, heads, d]", tuple(x.shape))
+    check_norm(x, gain, route)
+    return _normalise(x, gain, route, eps)
+
+
+def _normalise(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:
+    require_supported(x, gain)
+    require_unit_stride(x=x, gain=gain)
+    m, n_heads, d = x.shape
+    y = torch.empty(m, n_heads, d, dtype=x.dtype, device=x.device)
+    block = HeadBlock.of(m * n_heads, d)
+    launch(
+        _norm_kernel, triton.cdiv(m * n_heads, block.heads), x,
+        x, gain, y, route.rows.contiguous(),
+        m, route.n_text, n_heads, d, x.stride(0), x.stride(1), gain.stride(0), eps,
+        BLOCK_H=block.heads, BLOCK_D=block.width, num_warps=block.warps,
+    )  # fmt: skip
+    return y
