@@ -30,6 +30,7 @@ FILES: dict[str, Area] = {
     "golden.jsonl": "golden",
     "series.json": "time",
     "timing.jsonl": "time",
+    "values.jsonl": "time",
 }
 
 SEVERITY: tuple[Status, ...] = ("pass", "improved", "inconclusive", "not-measured", "regressed")

@@ -15,6 +15,7 @@ from benchmarks.harness.records import (
     Run,
     SchemaError,
     Timing,
+    Value,
     read_json,
     read_lines,
 )
@@ -34,6 +35,7 @@ class Night:
     parity: list[Parity]
     golden: list[Golden]
     timing: list[Timing]
+    values: list[Value]
     damage: list[str]
 
     @property
@@ -82,5 +84,6 @@ def load(folder: Path) -> Night:
         lines("parity.jsonl", Parity),
         lines("golden.jsonl", Golden),
         lines("timing.jsonl", Timing),
+        lines("values.jsonl", Value),
         damage,
     )

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
-from benchmarks.harness.records import Run, Series, Timing
+from benchmarks.harness.records import Run, Series, Status, Timing, Value
 from reports import asv_results, baseline
 from reports.asv_results import Number
 from reports.item import Item, of_damage, of_step
 from reports.night import Night
 from reports.timing import Comparison, Key, Measured, compare, key, measured
+
+R = TypeVar("R", Timing, Value, Timing | Value)
+
+WHY = {
+    "absent": "no number",
+    "failed": "the benchmark failed",
+    "skipped": "the benchmark was skipped",
+    "measured": "asv has a number, but the run has no record of it",
+}
+"""Why a series without a record has none, by what asv says of it."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +42,12 @@ class Speed:
 def judge(night: Night, results: Path, numerics_failed: bool, passed: Callable[[Path], bool]) -> Speed:
     """Judge time. `passed(run folder)` says whether an earlier verdict makes a run fit to be a baseline."""
     if night.run is None or numerics_failed:
-        return Speed([Item("time", "not-measured", "time", "not judged: numerics failed")])
-    valid, foreign = of_this_run(night, night.run)
+        return Speed([Item("time", "not-measured", "every series", "not judged: numerics failed")])
     numbers, damage = fresh_numbers(results, night.run)
-    items = of_damage(night, "time") + foreign
+    now = measured(of_this_run(night.timing, night.run))
+    items = of_damage(night, "time") + _foreign(night, night.run)
     items += [Item("time", "not-measured", "asv results", text, str(results / "asv")) for text in damage]
-    now = measured(valid)
-    items += _missing(night, now, numbers)
+    items += _missing(night, night.run, set(now), numbers)
     found = baseline.find(night.run, results, passed)
     comparisons: list[Comparison] = []
     if found.night is None or found.night.run is None:
@@ -49,52 +60,58 @@ def judge(night: Night, results: Path, numerics_failed: bool, passed: Callable[[
     return Speed(items, found.night.run_id if found.night else "", comparisons)
 
 
-def of_this_run(night: Night, run: Run) -> tuple[list[Timing], list[Item]]:
-    """Timing records that belong to the run's commit, environment and protocol; the others, named."""
+def of_this_run(found: Sequence[R], run: Run) -> list[R]:
+    """The records that belong to the run's commit, environment and protocol."""
     p = run.provenance
     wanted = (p.commit, p.environment.fingerprint, p.protocol)
-    valid = [t for t in night.timing if (t.commit, t.fingerprint, t.protocol) == wanted]
-    if len(valid) == len(night.timing):
-        return valid, []
-    other = next(t for t in night.timing if (t.commit, t.fingerprint, t.protocol) != wanted)
+    return [record for record in found if (record.commit, record.fingerprint, record.protocol) == wanted]
+
+
+def _foreign(night: Night, run: Run) -> list[Item]:
+    everything: list[Timing | Value] = [*night.timing, *night.values]
+    valid = of_this_run(everything, run)
+    if len(valid) == len(everything):
+        return []
+    other, p = next(record for record in everything if record not in valid), run.provenance
     was = f"commit {other.commit[:8]}, environment {other.fingerprint}, protocol {other.protocol}"
-    now = f"commit {p.commit[:8]}, environment {wanted[1]}, protocol {p.protocol}"
-    reason = f"{len(night.timing) - len(valid)} timing records are of another run ({was}; this one is {now})"
-    return valid, [Item("time", "not-measured", "timing.jsonl", reason, str(night.folder / "timing.jsonl"))]
+    now = f"commit {p.commit[:8]}, environment {p.environment.fingerprint}, protocol {p.protocol}"
+    reason = f"{len(everything) - len(valid)} records are of another run ({was}; this one is {now})"
+    return [Item("time", "not-measured", "benchmark records", reason, str(night.folder))]
 
 
 def fresh_numbers(results: Path, run: Run) -> tuple[list[Number], list[str]]:
-    """asv's numbers of the run's commit that were started during the run; older ones belong to another night."""
+    """asv's numbers of the run's commit that were started during the run; others belong to another night."""
     numbers, damage = asv_results.read(results / "asv", run.provenance.commit)
-    since = datetime.fromisoformat(run.started)
-    return [n for n in numbers if n.started is not None and n.started >= since], damage
+    since, until = _instant(run.started), _instant(run.finished)
+    if since is None:
+        return [], [*damage, f"run.json says that it started at {run.started!r}, which is no ISO 8601 time"]
+    fresh = [n for n in numbers if n.started and since <= n.started and (until is None or n.started <= until)]
+    return fresh, damage
 
 
-def _missing(night: Night, now: dict[Key, Measured], numbers: list[Number]) -> list[Item]:
+def _instant(text: str) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _missing(night: Night, run: Run, timed: set[Key], numbers: list[Number]) -> list[Item]:
     if night.profile is None or not night.profile.expected:
         reason = "series.json is missing" if night.profile is None else "series.json expects no series"
         return [Item("time", "not-measured", "series", f"{reason}: nobody knows what should have been measured")]
-    asv = {key(number.benchmark, number.params): number for number in numbers}
+    valued = {key(v.benchmark, v.params) for v in of_this_run(night.values, run) if not math.isnan(v.value)}
+    asv = {key(number.benchmark, number.params): number.state for number in numbers}
     missing: dict[tuple[str, str], list[Series]] = defaultdict(list)
     for series in night.profile.expected:
         name = key(series.benchmark, series.params)
-        if why := _why_missing(name in now, asv.get(name)):
-            missing[series.benchmark, why].append(series)
+        if name not in timed | valued:
+            missing[series.benchmark, WHY[asv.get(name, "absent")]].append(series)
     return [
-        Item("time", "not-measured", benchmark, f"{why}: {_listed(group)}", "asv's output", _run(night, benchmark))
+        Item("time", "not-measured", benchmark, f"{why}: {_listed(group)}", "asv's output", _run(run, benchmark))
         for (benchmark, why), group in missing.items()
     ]
-
-
-def _why_missing(timed: bool, number: Number | None) -> str:
-    """Why an expected series has no number; empty if it has one."""
-    if timed:
-        return ""
-    if number is None:
-        return "no number"
-    if number.state == "measured":
-        return "asv has a time but timing.jsonl has no record" if number.unit == "seconds" else ""
-    return "the benchmark failed" if number.state == "failed" else "the benchmark was skipped"
 
 
 def _listed(group: list[Series], most: int = 4) -> str:
@@ -103,22 +120,12 @@ def _listed(group: list[Series], most: int = 4) -> str:
 
 
 def _against(run: Run, base: Night, base_run: Run, now: dict[Key, Measured]) -> tuple[list[Comparison], list[Item]]:
-    then = measured(of_this_run(base, base_run)[0])
+    then = measured(of_this_run(base.timing, base_run))
     old, new = base_run.provenance.commit, run.provenance.commit
     comparisons = compare(now, then, run.provenance.environment.profile, old == new)
-    items = [
-        Item(
-            "time",
-            c.status,
-            f"{c.benchmark} {' '.join(c.params.values())}",
-            c.reason,
-            "time table",
-            _again(old, new, c),
-        )
-        for c in comparisons
-        if c.status != "pass"
-    ]
-    told = f"{len(comparisons) - len(items)} of {len(comparisons)} series within noise of run {base.run_id}"
+    items = _moved(comparisons, old, new)
+    quiet = sum(c.status == "pass" for c in comparisons)
+    told = f"{quiet} of {len(comparisons)} series within noise of run {base.run_id}"
     if old == new:
         told = f"{len(comparisons)} series measured again at the commit of run {base.run_id}: differences are noise"
     gone = len(then) - len(comparisons)
@@ -127,11 +134,24 @@ def _against(run: Run, base: Night, base_run: Run, now: dict[Key, Measured]) -> 
     return comparisons, [*items, Item("time", "pass", "baseline", told)]
 
 
-def _run(night: Night, benchmark: str) -> str:
-    commit = night.run.provenance.commit[:8] if night.run else "HEAD"
-    return f"asv run --show-stderr --bench {shlex.quote('^' + re.escape(benchmark))} {commit}^!"
+def _moved(comparisons: list[Comparison], old: str, new: str) -> list[Item]:
+    """One item per benchmark and status, naming the series that moved furthest."""
+    groups: dict[tuple[str, Status], list[Comparison]] = defaultdict(list)
+    for c in comparisons:
+        if c.status != "pass":
+            groups[c.benchmark, c.status].append(c)
+    items = []
+    for (benchmark, status), group in groups.items():
+        first = max(group, key=lambda c: abs(c.shift))
+        reason = f"{len(group)} series; furthest {' '.join(first.params.values())}: {first.reason}"
+        type_ = f"asv continuous --interleave-rounds --bench {_pattern(benchmark)} {old[:8]} {new[:8]}"
+        items.append(Item("time", status, benchmark, reason, "time table", type_))
+    return items
 
 
-def _again(old: str, new: str, c: Comparison) -> str:
-    bench = shlex.quote("^" + re.escape(c.benchmark))
-    return f"asv continuous --interleave-rounds --bench {bench} {old[:8]} {new[:8]}"
+def _run(run: Run, benchmark: str) -> str:
+    return f"asv run --show-stderr --bench {_pattern(benchmark)} {run.provenance.commit[:8]}^!"
+
+
+def _pattern(benchmark: str) -> str:
+    return shlex.quote("^" + re.escape(benchmark))

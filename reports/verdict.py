@@ -21,7 +21,7 @@ NOUNS: dict[Area, tuple[str, str]] = {
     "conformance": ("case of the original BAGEL", "cases of the original BAGEL"),
     "parity": ("op", "ops"),
     "golden": ("picture", "pictures"),
-    "time": ("series", "series"),
+    "time": ("benchmark", "benchmarks"),
 }
 
 
@@ -86,6 +86,14 @@ def of(run_folder: Path, results: Path) -> Verdict:
         return judge(run_folder, results)
 
 
+def headline(items: list[Item]) -> str:
+    """The first of the worst items in one line; a passing area says what passed."""
+    first = next((item for item in items if item.status == worst(items)), None)
+    if first is None:
+        return "nothing was recorded"
+    return first.reason if first.status == "pass" else f"{first.subject}: {first.reason}"
+
+
 def _passed(run_folder: Path) -> bool:
     try:
         return EXIT_CODES[read_json(run_folder / "verdict.json", Verdict).status] == 0
@@ -126,9 +134,7 @@ def summary_text(verdict: Verdict, most: int = 5) -> str:
     lines = [f"{verdict.status.upper()}: {verdict.sentence}", ""]
     for area in AREAS:
         items = verdict.area(area)
-        status = worst(items)
-        told = next((i.reason for i in items if i.status == status), "nothing was recorded")
-        lines.append(f"  {area:12} {status:13} {told}")
+        lines.append(f"  {area:12} {worst(items):13} {headline(items)}")
     open_items = [item for item in verdict.items if item.status not in ("pass", "improved")]
     if open_items:
         lines += ["", "look at"]

@@ -1,0 +1,129 @@
+"""One folder of static HTML that opens from disk: the newest run is index.html, earlier ones lie under runs/."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from benchmarks.harness.records import EXIT_CODES, Run, SchemaError, read_json, write_atomic
+from reports import numerics, page, speed, verdict, words
+from reports.item import AREAS, worst
+from reports.night import Night, load, run_folders
+from reports.plots import Shelf
+from reports.verdict import Verdict
+
+PAGES = 30
+"""Earlier runs that get a page of their own; older ones are listed."""
+
+MARKER = ".motbench-report"
+"""A file that says a folder was written here and may be replaced."""
+
+TEMPLATES = Path(__file__).parent / "templates"
+MARKS = {"pass": "✓", "improved": "▲", "regressed": "✕", "inconclusive": "?", "not-measured": "–"}
+
+
+@dataclass(frozen=True)
+class Past:
+    """One line of the history. link is relative to the site's root; `why` says why a run cannot be shown."""
+
+    run_id: str
+    commit: str
+    started: str
+    status: str
+    sentence: str
+    link: str
+    why: str
+
+
+def build(results: Path, out: Path) -> Path:
+    """Write the report of everything under `results` into `out`, replacing an earlier report. Returns its index.
+
+    The old report stays until the new one is whole. Raises ValueError if `out` holds something else than a report, and
+    SchemaError if the newest run was written by another version.
+    """
+    if out.exists() and not (out.is_dir() and ((out / MARKER).exists() or not any(out.iterdir()))):
+        raise ValueError(f"{out} exists and is not a report; name an empty or new folder with --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir()
+        _write(results, new, Shelf(new / "plots", out / "plots"))
+        if out.exists():
+            out.rename(Path(scratch) / "old")
+        new.rename(out)
+    return out / "index.html"
+
+
+def _write(results: Path, site: Path, shelf: Shelf) -> None:
+    folders = run_folders(results)
+    night = load(folders[0]) if folders else Night(results / "runs", None, None, [], [], [], [], [], [], [])
+    judged = verdict.latest(results)
+    history = [_past(folder, results, i) for i, folder in enumerate(folders)]
+    write_atomic(site / MARKER, b"written by motbench report; safe to delete\n")
+    shutil.copyfile(TEMPLATES / "style.css", site / "style.css")
+    _render(site / "index.html", "", night, judged, results, shelf, history)
+    for folder, past in list(zip(folders, history, strict=True))[1 : PAGES + 1]:
+        if not past.why:
+            older = verdict.of(folder, results)
+            _render(site / past.link, "../", load(folder), older, results, shelf, history)
+
+
+def _past(folder: Path, results: Path, age: int) -> Past:
+    link = "index.html" if age == 0 else f"runs/{folder.name}.html" if age <= PAGES else ""
+    try:
+        judged = verdict.of(folder, results)
+        run = read_json(folder / "run.json", Run)
+    except SchemaError as error:
+        return Past(folder.name, "", "", "not-measured", "", "", str(error))
+    except (ValueError, OSError):
+        return Past(folder.name, "", "", judged.status, judged.sentence, link, "")
+    return Past(folder.name, run.provenance.commit, run.started, judged.status, judged.sentence, link, "")
+
+
+def _render(
+    path: Path, root: str, night: Night, judged: Verdict, results: Path, shelf: Shelf, history: list[Past]
+) -> None:
+    """Write one page; `root` leads from it to the site's root."""
+    numbers = speed.fresh_numbers(results, night.run)[0] if night.run else []
+    html = _ENVIRONMENT.get_template("page.html").render(
+        root=root,
+        night=night,
+        run=night.run,
+        verdict=judged,
+        exit_code=EXIT_CODES[judged.status],
+        gates=[(area, worst(judged.area(area)), verdict.headline(judged.area(area))) for area in AREAS],
+        to_type=next((item.reproduce for item in judged.items if item.status == judged.status and item.reproduce), ""),
+        open_items=[item for item in judged.items if item.status != "pass"],
+        parity_rows=page.parity_rows(night.parity),
+        parity_plot=page.parity_plot(night.parity, shelf),
+        times=page.time_tables(night, judged, shelf),
+        values=page.values(night, numbers),
+        cards=page.cards(night, shelf.new.parent),
+        outside=page.outside(night.profile.outside if night.profile else []),
+        history=history,
+    )
+    write_atomic(path, html.encode())
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals["marks"] = MARKS
+    made.filters |= {
+        "seconds": words.seconds,
+        "number": words.number,
+        "share": lambda d: words.percent(numerics.share(d.worst, d.limit_worst)),
+    }
+    return made
+
+
+_ENVIRONMENT = _environment()
