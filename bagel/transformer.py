@@ -109,6 +109,8 @@ class Transformer:
     def run(self, x: Tensor, block: Block, context: Context, probe: Probe = QUIET) -> tuple[Tensor, Context]:
         """One pass: x [M, H] -> the last layer's output [M, H], before the final norm, and the context with x added."""
         layers = []
+        probe("rope_cos", block.rotary.cos)
+        probe("rope_sin", block.rotary.sin)
         for i, (layer, past) in enumerate(zip(self.layers, context.layers, strict=True)):
             x, seen = decoder_layer(self.ops, layer, x, block, past, probe.at(layer=i))
             layers.append(seen)

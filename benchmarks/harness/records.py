@@ -101,7 +101,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Conformance:
-    """One stored case of the original BAGEL replayed by `motbench parity`."""
+    """One stored case of the original BAGEL replayed by `motbench parity`.
+
+    not_compared  stored fields that the implementation was given, or has no counterpart of
+    skipped       why the case cannot be judged in this dtype; `ok` is then False, because nothing was shown
+    """
 
     case: str
     impl: str
@@ -110,6 +114,8 @@ class Conformance:
     ok: bool
     seconds: float
     differences: list[Difference]
+    not_compared: list[str] = field(default_factory=list)
+    skipped: str = ""
 
 
 @dataclass(frozen=True)
