@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness.records import Golden, Parity, Series
+from benchmarks.harness.records import Golden, Parity, Profile, Series, Value
 from reports import pictures, plots
 from reports.asv_results import Number
 from reports.item import SEVERITY
@@ -16,9 +17,9 @@ from reports.numerics import largest_share
 from reports.pictures import Picture
 from reports.plots import SharePoint, Shelf, TimePoint
 from reports.speed import of_this_run
-from reports.timing import Comparison, Measured, implementation, key, measured, without_implementation
+from reports.timing import Comparison, Key, Measured, implementation, key, measured, without_implementation
 from reports.verdict import Verdict
-from reports.words import mebibytes, number, percent, ratio, seconds
+from reports.words import mebibytes, number, percent, ratio
 
 AT_LEAST = ("ssim", "psnr", "cosine", "share_equal")
 """Metrics whose limit is a lower bound, by a part of their name; every other limit is an upper one."""
@@ -40,25 +41,37 @@ class ParityRow:
 
 @dataclass(frozen=True)
 class TimeCell:
-    """One implementation on one row. `why` says why there is no time; ratio is against the reference, if both ran."""
+    """One implementation on one row. `one` is None where there is no time, and `why` says why.
+
+    ratio is against the reference where both were measured; compared is the change against the baseline, if any.
+    """
 
     impl: str
-    time: str
-    detail: str
+    one: Measured | None
     ratio: str
+    compared: Comparison | None
     why: str
-    change: str
-    status: str
 
 
 @dataclass(frozen=True)
 class TimeTable:
-    """One subject: the module of the suite that measured it. plot: file name without its theme; empty if no time."""
+    """One subject: the module of the suite that measured it.
+
+    rows     label of the shape, and a cell per implementation
+    reasons  (implementation, why) for what lies outside the profile
+    plot     file name without its theme; empty if no time was measured
+    """
 
     subject: str
     impls: list[str]
     rows: list[tuple[str, list[TimeCell]]]
+    reasons: list[tuple[str, str]]
     plot: str
+
+    @property
+    def has_ratios(self) -> bool:
+        """Whether anything was measured beside the reference."""
+        return any(cell.ratio for _, cells in self.rows for cell in cells)
 
 
 @dataclass(frozen=True)
@@ -116,60 +129,71 @@ def parity_plot(records: list[Parity], shelf: Shelf) -> str:
 
 
 def time_tables(night: Night, verdict: Verdict, shelf: Shelf) -> list[TimeTable]:
-    """One table per subject with a row per shape, for every series that was expected or measured."""
+    """One table per subject, a row per shape, a column per implementation, for every benchmark that gave a time."""
     found = measured(of_this_run(night.timing, night.run)) if night.run else {}
-    expected = night.profile.expected if night.profile else []
-    outside = {key(s.benchmark, s.params): s.reason for s in night.profile.outside} if night.profile else {}
-    timed = {one.benchmark for one in found.values()} | {s.benchmark for s in expected if "seconds" in s.benchmark}
-    wanted = [(s.benchmark, s.params) for s in expected if s.benchmark in timed]
-    wanted += [(one.benchmark, one.params) for one in found.values()]
+    profile = night.profile or Profile([], [])
+    outside = {key(s.benchmark, s.params): s.reason for s in profile.outside}
     compared = {key(c.benchmark, c.params): c for c in verdict.comparisons}
+
+    def cell(benchmark: str, rest: dict[str, str], impl: str) -> TimeCell:
+        name = key(benchmark, {**rest, "impl": impl} if impl else rest)
+        one, reference = found.get(name), found.get(key(benchmark, {**rest, "impl": "reference"}))
+        against = ratio(reference.median, one.median) if one and reference and impl != "reference" else ""
+        why = "" if one else outside.get(name, "not measured")
+        return TimeCell(impl, one, against, compared.get(name), why)
+
     rows: dict[str, dict[str, tuple[str, dict[str, str]]]] = defaultdict(dict)
-    for benchmark, params in wanted:
-        subject, rest = benchmark.split(".")[0], without_implementation(params)
-        rows[subject][" ".join(rest.values()) or benchmark.split(".")[-1]] = (benchmark, rest)
-    impls = _implementations([params for _, params in wanted] + [dict(params) for _, params in outside])
-    tables = []
-    for subject, labels in rows.items():
-        body, points = [], []
-        for label, (benchmark, rest) in labels.items():
-            cells, reference = [], found.get(key(benchmark, {**rest, "impl": "reference"}))
-            for impl in impls:
-                name = key(benchmark, {**rest, "impl": impl} if impl else rest)
-                one = found.get(name)
-                why = "" if one else f"outside: {outside[name]}" if name in outside else "not measured"
-                cells.append(_cell(impl, one, reference, compared.get(name), why))
-                if one:
-                    points.append(TimePoint(label, impl or "time", min(one.medians), one.median, max(one.medians)))
-            body.append((label, cells))
-        tables.append(TimeTable(subject, impls, body, plots.times(points, shelf) if points else ""))
-    return tables
+    impls: dict[str, set[str]] = defaultdict(set)
+    benchmarks = {one.benchmark for one in found.values()}
+    everything: list[Measured | Series] = [*found.values(), *profile.expected, *profile.outside]
+    for series in everything:
+        subject, rest = series.benchmark.split(".")[0], without_implementation(series.params)
+        if series.benchmark in benchmarks:
+            impls[subject].add(implementation(series.params))
+            if key(series.benchmark, series.params) not in outside:
+                rows[subject][" ".join(rest.values()) or series.benchmark] = series.benchmark, rest
+    return [
+        _time_table(
+            subject,
+            [(label, [cell(*where, impl) for impl in _ordered(impls[subject])]) for label, where in shapes.items()],
+            shelf,
+        )
+        for subject, shapes in rows.items()
+    ]
 
 
-def _implementations(params: list[dict[str, str]]) -> list[str]:
-    names = dict.fromkeys(implementation(one) for one in params)
-    return sorted(names, key=lambda name: (name != "reference", name))
+def _ordered(impls: set[str]) -> list[str]:
+    return sorted(impls, key=lambda impl: (impl != "reference", impl))
 
 
-def _cell(impl: str, one: Measured | None, reference: Measured | None, c: Comparison | None, why: str) -> TimeCell:
-    if one is None:
-        return TimeCell(impl, "", "", "", why, "", "")
-    detail = f"{one.n_samples} samples, {len(one.medians)} {'process' if len(one.medians) == 1 else 'processes'}"
-    detail += f", tile {one.tile}" if one.tile not in ("", "none") else ""
-    detail += f", {mebibytes(one.peak_memory_bytes)} at peak" if one.peak_memory_bytes is not None else ""
-    against = ratio(reference.median, one.median) if reference and impl != "reference" else ""
-    change = f"{c.shift:+.1%} (noise up to {c.threshold:.1%})" if c else ""
-    return TimeCell(impl, seconds(one.median), detail, against, "", change, c.status if c else "")
+def _time_table(subject: str, rows: list[tuple[str, list[TimeCell]]], shelf: Shelf) -> TimeTable:
+    points = [
+        TimePoint(label, cell.impl or "time", min(cell.one.medians), cell.one.median, max(cell.one.medians))
+        for label, cells in rows
+        for cell in cells
+        if cell.one
+    ]
+    reasons = sorted(
+        {(cell.impl, cell.why) for _, cells in rows for cell in cells if cell.why != "not measured" and cell.why}
+    )
+    return TimeTable(subject, [cell.impl for cell in rows[0][1]], rows, reasons, plots.times(points, shelf))
 
 
 def values(night: Night, numbers: list[Number]) -> list[tuple[str, str, str, str]]:
-    """(benchmark, parameters, number, where from) of everything that is not a time."""
-    valid = of_this_run(night.values, night.run) if night.run else []
-    rows = [(v.benchmark, " ".join(v.params.values()), _with_unit(v.value, v.unit), "run record") for v in valid]
-    seen = {key(v.benchmark, v.params) for v in valid}
+    """(benchmark, parameters, number, where from) of everything that is not a time; the median over processes."""
+    groups: dict[Key, list[Value]] = defaultdict(list)
+    for v in of_this_run(night.values, night.run) if night.run else []:
+        groups[key(v.benchmark, v.params)].append(v)
+    rows = []
+    for group in groups.values():
+        first, middle = group[0], statistics.median(v.value for v in group)
+        source = f"run record of {len(group)} {'process' if len(group) == 1 else 'processes'}"
+        rows.append((first.benchmark, " ".join(first.params.values()), _with_unit(middle, first.unit), source))
     for n in numbers:
-        if n.value is not None and n.unit != "seconds" and key(n.benchmark, n.params) not in seen:
-            rows.append((n.benchmark, " ".join(n.params.values()), _with_unit(n.value, n.unit), "asv"))
+        if n.value is not None and n.unit != "seconds" and key(n.benchmark, n.params) not in groups:
+            rows.append(
+                (n.benchmark, " ".join(n.params.values()), _with_unit(n.value, n.unit), "asv, without a run record")
+            )
     return sorted(rows)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from reports.words import seconds
 
@@ -106,10 +106,11 @@ def times(points: list[TimePoint], shelf: Shelf) -> str:
             where = [p.median for p in mine], [rows.index(p.row) for p in mine]
             axes.scatter(*where, s=34, color=colour, marker=marker, label=impl, zorder=3)
         axes.set_xscale("log")
-        low, high = min(p.low for p in points), max(p.high for p in points)
-        axes.set_xlim(low / 1.6, high * 1.6)
+        low, high = min(p.low for p in points) / 1.8, max(p.high for p in points) * 1.8
+        axes.set_xlim(low, high)
+        axes.xaxis.set_major_locator(FixedLocator(_ticks(low, high)))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: seconds(value)))
-        axes.xaxis.set_minor_formatter(NullFormatter())
         _rows(axes, rows)
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, frameon=False, borderpad=0, handletextpad=0.2)
 
@@ -139,6 +140,17 @@ def shares(points: list[SharePoint], shelf: Shelf) -> str:
         _rows(axes, rows)
 
     return _write(draw, len({p.row for p in points}), repr(points), shelf)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers within the range: as many as fit side by side."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for mantissas in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1,)):
+        ticks = [m * 10.0**p for p in powers for m in mantissas if low <= m * 10.0**p <= high]
+        if len(ticks) <= 6:
+            break
+    return ticks
 
 
 def _rows(axes: Axes, rows: list[str]) -> None:

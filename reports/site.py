@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.harness.records import EXIT_CODES, Run, SchemaError, read_json, write_atomic
-from reports import numerics, page, speed, verdict, words
+from reports import numerics, page, speed, timing, verdict, words
 from reports.item import AREAS, worst
 from reports.night import Night, load, run_folders
 from reports.plots import Shelf
@@ -24,6 +24,14 @@ MARKER = ".motbench-report"
 
 TEMPLATES = Path(__file__).parent / "templates"
 MARKS = {"pass": "✓", "improved": "▲", "regressed": "✕", "inconclusive": "?", "not-measured": "–"}
+ANCHORS = {
+    "environment": "provenance",
+    "conformance": "agreement",
+    "parity": "agreement",
+    "golden": "golden",
+    "time": "time",
+}
+"""The section of the page that shows each area."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,8 @@ def _render(
         cards=page.cards(night, shelf.new.parent),
         outside=page.outside(night.profile.outside if night.profile else []),
         history=history,
+        floor=words.percent(timing.FLOOR[night.run.provenance.environment.profile]) if night.run else "",
+        spreads=f"{timing.SPREADS:g}",
     )
     write_atomic(path, html.encode())
 
@@ -117,10 +127,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals["marks"] = MARKS
+    made.globals |= {"marks": MARKS, "anchors": ANCHORS}
     made.filters |= {
         "seconds": words.seconds,
         "number": words.number,
+        "mebibytes": words.mebibytes,
         "share": lambda d: words.percent(numerics.share(d.worst, d.limit_worst)),
     }
     return made

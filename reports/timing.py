@@ -75,13 +75,13 @@ def key(benchmark: str, params: dict[str, str]) -> Key:
 
 
 def implementation(params: dict[str, str]) -> str:
-    """The implementation a series measures; empty for a benchmark without that axis."""
-    return params.get("impl", params.get("implementation", ""))
+    """The implementation a series measures; empty for a benchmark without the axis `impl`."""
+    return params.get("impl", "")
 
 
 def without_implementation(params: dict[str, str]) -> dict[str, str]:
     """The parameters that two implementations share."""
-    return {name: value for name, value in params.items() if name not in ("impl", "implementation")}
+    return {name: value for name, value in params.items() if name != "impl"}
 
 
 def measured(records: Iterable[Timing]) -> dict[Key, Measured]:

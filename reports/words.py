@@ -16,8 +16,10 @@ def seconds(value: float) -> str:
 
 
 def number(value: float) -> str:
-    """Four digits; NaN is "no number", as a missing number is read back as NaN."""
-    return "no number" if math.isnan(value) else f"{value:.4g}"
+    """Four digits, six just under 1, where similarities live; NaN is how a missing number is read back."""
+    if math.isnan(value):
+        return "no number"
+    return f"{value:.6f}" if 0.99 < value < 1 else f"{value:.4g}"
 
 
 def mebibytes(value: float) -> str:
