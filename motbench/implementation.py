@@ -1,0 +1,39 @@
+"""What `--impl`, `--device` and `--dtype` mean: the one place where a command turns them into values."""
+
+from __future__ import annotations
+
+import os
+import typing
+
+if typing.TYPE_CHECKING:
+    import torch
+
+    from reference_impl.contract import MoTOps
+
+DEVICES = ("cpu", "cuda")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def resolve(impl: str, device: str, dtype: str) -> tuple[MoTOps, torch.device, torch.dtype]:
+    """The implementation, device and dtype that a command line names.
+
+    On a CPU, kernels run in Triton's interpreter, which must be chosen before they are imported; and float32 means IEEE
+    float32, so TF32 is switched off. Both are settings of this process. Raises ValueError for a name that is unknown
+    and for a GPU that is not there.
+    """
+    if device not in DEVICES:
+        raise ValueError(f"device {device!r} is unknown; use one of {', '.join(DEVICES)}")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+    if device == "cpu" and impl != "reference":
+        os.environ["TRITON_INTERPRET"] = "1"
+
+    import torch
+
+    from benchmarks.harness.impls import load_impl
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for but torch sees no GPU; use --device cpu, or a CUDA build of torch")
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    return load_impl(impl), torch.device(device), getattr(torch, dtype)

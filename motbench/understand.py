@@ -1,0 +1,34 @@
+"""`motbench understand`: a question, perhaps about a picture, answered in text."""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+
+import typer
+
+Opt = typer.Option
+
+
+def understand(
+    checkpoint: typing.Annotated[Path, Opt(help="BAGEL folder: *.json, ema.safetensors, ae.safetensors, tokenizer")],
+    prompt: typing.Annotated[str, Opt(help="may be empty")],
+    image: typing.Annotated[Path | None, Opt(help="picture to ask about")] = None,
+    max_tokens: typing.Annotated[int, Opt(help="longest answer, in passes of the model")] = 512,
+    ids: typing.Annotated[bool, Opt("--ids", help="print token ids, separated by spaces, instead of text")] = False,
+    impl: typing.Annotated[str, Opt(help="reference, fused or package.module:OPS")] = "reference",
+    device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
+    dtype: typing.Annotated[str, Opt(help="float32, bfloat16 or float16")] = "float32",
+) -> None:
+    """Print the answer; the best token is taken each time, so it is the same every time."""
+    from bagel.pipeline import BagelPipeline, TextRequest
+    from motbench.generate import open_image
+    from motbench.implementation import resolve
+    from motbench.progress import watched
+
+    ops, place, precision = resolve(impl, device, dtype)
+    request = TextRequest(prompt, None if image is None else open_image(image), max_tokens)
+    pipeline = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision)
+    with watched("understand", {"decode": max_tokens}) as probe:
+        answer = pipeline.understand(request, probe)
+    print(" ".join(map(str, answer.ids)) if ids else answer.text)
