@@ -127,4 +127,4 @@ def qk_norm_rotary(qkv: Tensor, norm: QKNorm, table: Rotary, route: Route) -> tu
         norm.eps,
         BLOCK_H=block.heads, BLOCK_D=block.width, num_warps=block.warps,
     )  # fmt: skip
-    return q, k, qkv[:, -norm.n_kv_heads * d :].unflatten(1, (norm.n_kv_heads, d))
+    return q, k, qkv[:, -norm.n_kv_heads * d :].view(m, norm.n_kv_heads, d)

@@ -188,8 +188,8 @@ def heuristic_tile(problem: Problem, shared_memory_bytes: int = DEFAULT_SHARED_M
     """
     halves = accumulators(problem.op)
     if problem.dtype == torch.float32:
-        block_n = 64 // halves
-        tile = Tile(16, 64 // halves, 32, 4, 3) if problem.m <= 16 else Tile(64, block_n, 32, 4, 3)
+        few = Tile(16, 64 // halves, 32, 4, 3) if problem.m <= 16 else Tile(64, 64 // halves, 32, 4, 3)
+        tile = few if problem.m <= 512 else Tile(128, 128 // halves, 16, 8, 3)
     elif problem.m <= 16:
         tile = Tile(16, 128 // halves, 128, 4, 4)
     elif problem.m <= 64:

@@ -35,7 +35,7 @@ def qk_norm_rotary(qkv: Tensor, norm: QKNorm, table: Rotary, route: Route) -> tu
     Source: BAGEL's PackedAttentionMoT, which keeps q/k norms of generation passes in float32 before rotary.
     """
     check_qk_norm_rotary(qkv, norm, table, route)
-    heads = qkv.unflatten(1, (-1, norm.head_dim))
+    heads = qkv.view(qkv.shape[0], norm.n_heads + 2 * norm.n_kv_heads, norm.head_dim)
     q, k, v = torch.split(heads, [norm.n_heads, norm.n_kv_heads, norm.n_kv_heads], dim=1)
     wide = accumulation_dtype(qkv.dtype)
     q_wide = head_rms_norm(q.to(wide), upcast(norm.q_gain, wide), route, norm.eps)

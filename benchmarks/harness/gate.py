@@ -1,0 +1,109 @@
+"""The parity gate: no number is returned for an implementation that disagrees with the reference."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import reference_impl
+from benchmarks.harness.inputs import WORK, Case, Work, arguments, problem, tensors_of
+from benchmarks.harness.records import Parity
+from reference_impl.contract import MoTOps
+from reference_impl.tolerance import Closeness, judge, truth
+
+
+def op_parity(ops: MoTOps, case: Case, dtype: torch.dtype, device: torch.device | str) -> list[Parity]:
+    """Every op of the contract on one case: `ops` against the reference, truth in a wider dtype on the same device.
+
+    Raises what an op raises for a device or dtype that it cannot do.
+    """
+    return [work_parity(ops, work, case, dtype, device) for work in WORK]
+
+
+def work_parity(ops: MoTOps, work: Work, case: Case, dtype: torch.dtype, device: torch.device | str) -> Parity:
+    """One op on one case."""
+    found = compare(ops, work.op, arguments(work, case, dtype, device))
+    return Parity(
+        op=work.name,
+        case=case.name,
+        impl=ops.name,
+        device=torch.device(device).type,
+        dtype=str(dtype).removeprefix("torch."),
+        tile=ops.describe_tile(problem(work, case.shape, dtype, device)),
+        worst=found.worst,
+        rms=found.rms,
+        limit_worst=found.limit_worst,
+        limit_rms=found.limit_rms,
+        ok=found.ok,
+    )
+
+
+def prove(ops: MoTOps, op: str, inputs: tuple[Any, ...]) -> Closeness:
+    """Raise RuntimeError unless `ops` agrees with the reference on `inputs`, the arguments of `op`.
+
+    A benchmark calls it in its own process, on the inputs that it measures, before it measures.
+    """
+    found = compare(ops, op, inputs)
+    if not found.ok:
+        raise RuntimeError(
+            f"{ops.name} {op} disagrees with the reference on {_described(inputs)}: worst {found.worst:.3g} (limit "
+            f"{found.limit_worst:.3g}), RMS {found.rms:.3g} (limit {found.limit_rms:.3g}) of a row's largest value; "
+            "nothing is measured until it agrees"
+        )
+    return found
+
+
+def compare(ops: MoTOps, op: str, inputs: tuple[Any, ...]) -> Closeness:
+    """How close `ops` comes to the truth on `inputs`. Of an op with several results, the one closest to its limit."""
+    specification = getattr(reference_impl.OPS, op)
+    with torch.no_grad(), _exact_matmul():
+        # The judged op runs first: what it left unwritten cannot be a result that the reference has freed.
+        actual = _results(getattr(ops, op)(*inputs))
+        reference = _results(specification(*inputs))
+        exact = _results(truth(specification, *inputs, dtype=reference[0].dtype))
+    # No op adds up more terms than its longest row has: attention's weights average.
+    terms = max(tensor.shape[-1] for tensor in tensors_of(inputs) if tensor.is_floating_point())
+    found = [judge(*three, terms=terms) for three in zip(actual, reference, exact, strict=True)]
+    return max(found, key=lambda one: (not one.ok, _share(one.worst, one.limit_worst), _share(one.rms, one.limit_rms)))
+
+
+def _results(value: Any) -> tuple[Tensor, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _share(error: float, limit: float) -> float:
+    return error / limit if limit else 0.0
+
+
+def _described(inputs: tuple[Any, ...]) -> str:
+    first: Tensor = inputs[0]
+    return f"x {tuple(first.shape)} {str(first.dtype).removeprefix('torch.')} on {first.device}"
+
+
+@contextlib.contextmanager
+def _exact_matmul() -> Iterator[None]:
+    """PyTorch at its most exact: IEEE float32 instead of TF32, and half-precision sums kept in float32.
+
+    Its error is the ruler, so it must not be larger than it has to be.
+    """
+    matmul = torch.backends.cuda.matmul
+    before = (
+        torch.get_float32_matmul_precision(),
+        matmul.allow_bf16_reduced_precision_reduction,
+        matmul.allow_fp16_reduced_precision_reduction,
+    )
+    _set_matmul("highest", False, False)
+    try:
+        yield
+    finally:
+        _set_matmul(*before)
+
+
+def _set_matmul(float32: str, bf16_reduced: Any, fp16_reduced: Any) -> None:
+    torch.set_float32_matmul_precision(float32)
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = bf16_reduced
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = fp16_reduced
