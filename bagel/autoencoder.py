@@ -186,6 +186,6 @@ class Autoencoder(nn.Module):
         return self.scale * (mean + torch.exp(0.5 * logvar) * noise - self.shift)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """[C, H/8, W/8] -> raw pixels [3, H, W], about -1..1 but not clamped."""
-        out: Tensor = self.decoder(latent[None] / self.scale + self.shift)[0]
+        """[C, H/8, W/8] -> raw pixels [3, H, W], about -1..1 but not clamped; float32 like the autoencoder itself."""
+        out: Tensor = self.decoder(latent[None].float() / self.scale + self.shift)[0]
         return out
