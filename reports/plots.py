@@ -18,6 +18,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from reports.words import seconds
 
+LABEL = 28
+"""Characters of a row's label."""
+
 WIDTH = 480
 ROW = 26
 """Pixels: small enough to be read on a telephone without scaling the text away."""
@@ -154,13 +157,19 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _rows(axes: Axes, rows: list[str]) -> None:
-    axes.set_yticks(range(len(rows)), rows)
+    axes.set_yticks(range(len(rows)), [_short(row) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.8)
     axes.tick_params(length=0, pad=6)
     axes.grid(axis="x")
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
+
+
+def _short(label: str) -> str:
+    """A label that leaves room for the plot; control characters, which SVG forbids, are left out."""
+    label = "".join(c for c in label if c.isprintable())
+    return label if len(label) <= LABEL else label[: LABEL - 1] + "…"
 
 
 def _write(draw: Callable[[Axes], None], n_rows: int, data: str, shelf: Shelf) -> str:

@@ -222,7 +222,7 @@ def write_pictures(folder: Path, case: str, fault: bool = False) -> dict[str, st
     return names
 
 
-@pytest.fixture()
+@pytest.fixture
 def results(tmp_path: Path) -> Results:
     """An empty results folder."""
     (tmp_path / "results").mkdir()

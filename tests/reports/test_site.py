@@ -1,0 +1,260 @@
+"""The page: whole, closed, escaped, and built from whatever is there."""
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from benchmarks.harness.records import Golden, Parity, SchemaError, Value, append_line, read_lines
+from reports import site
+from tests.reports.conftest import GPU, Results
+
+A, B = "a" * 40, "b" * 40
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\" onmouseover='alert(3)"
+VOID = {"meta", "link", "img", "source", "br"}
+
+
+class Reader(HTMLParser):
+    """Collects elements and links, and the text outside tags; every element must be closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            self.attributes.append((name, value or ""))
+            if name in ("href", "src", "srcset"):
+                self.links.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def read(results: Results, page: str = "index.html") -> tuple[str, Reader]:
+    index = site.build(results.path, results.path / "site")
+    text = (index.parent / page).read_text()
+    return text, Reader(text)
+
+
+def change_golden(folder: Path, results: Results, **changes: object) -> None:
+    records, _ = read_lines(folder / "golden.jsonl", Golden)
+    results.rewrite(folder, "golden.jsonl", [replace(record, **changes) for record in records])  # type: ignore[arg-type]
+
+
+def test_every_element_is_closed(results: Results) -> None:
+    results.night(1, A, GPU)
+    results.night(2, B, GPU)
+    assert read(results)[1].open == []
+
+
+@pytest.mark.parametrize("page", ["index.html", "runs/20261101T020000Z-aaaaaaaa.html"])
+def test_every_link_leads_to_a_file_or_a_section_of_the_site(results: Results, page: str) -> None:
+    results.night(1, A, GPU)
+    results.night(2, B, GPU)
+    _, reader = read(results, page)
+    assert len(reader.links) > 20
+    for link in reader.links:
+        if link.startswith("#"):
+            assert link[1:] in reader.ids
+        else:
+            target = (results.path / "site" / page).parent / unquote(link)
+            assert target.resolve().is_relative_to((results.path / "site").resolve())
+            assert target.is_file()
+
+
+def test_no_page_asks_the_network_or_runs_a_script(results: Results) -> None:
+    results.night(1)
+    text, reader = read(results)
+    assert "script" not in reader.tags
+    assert not re.search(r"https?://", text + (results.path / "site" / "style.css").read_text())
+
+
+def test_hostile_records_are_text(results: Results) -> None:
+    folder = results.night(1, judge=False)
+    change_golden(folder, results, prompt=HOSTILE, case=HOSTILE, reason=HOSTILE, status="regressed", reproduce=HOSTILE)
+    records, _ = read_lines(folder / "parity.jsonl", Parity)
+    results.rewrite(folder, "parity.jsonl", [replace(r, op=HOSTILE, tile=HOSTILE, case="$x^{") for r in records])
+    text, reader = read(results)
+    assert reader.open == []
+    assert "script" not in reader.tags
+    assert not [name for name, _ in reader.attributes if name.startswith("on")]
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+def test_a_plot_of_hostile_names_is_still_a_picture(results: Results) -> None:
+    folder = results.night(1, judge=False)
+    records, _ = read_lines(folder / "parity.jsonl", Parity)
+    results.rewrite(folder, "parity.jsonl", [replace(r, op=HOSTILE + "$x^{") for r in records])
+    read(results)
+    assert not [p for p in (results.path / "site" / "plots").iterdir() if "<script" in p.read_text()]
+
+
+def test_numbers_of_a_night_are_on_its_page(results: Results) -> None:
+    results.night(1, A, GPU)
+    text, _ = read(results)
+    for wanted in ("1.6", "faster", "NVIDIA H100 80GB HBM3", "580.95.05", "2.11.0+cu128", "make it night", "≥ 0.99"):
+        assert wanted in text
+
+
+def test_a_time_outside_the_profile_says_why(results: Results) -> None:
+    results.night(1)
+    text, _ = read(results)
+    assert "outside: fused kernels run in Triton&#39;s interpreter on a CPU" in text
+
+
+def test_equal_pictures_are_stored_once(results: Results) -> None:
+    results.night(1, A)
+    one = len(list((site.build(results.path, results.path / "site").parent / "pictures").iterdir()))
+    results.night(2, B)
+    assert len(list((site.build(results.path, results.path / "site").parent / "pictures").iterdir())) == one
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        pytest.param("pictures/gone.png", "file is missing", id="missing"),
+        pytest.param("../../../../etc/passwd", "outside the run folder", id="outside"),
+        pytest.param("run.json", "not a PNG file", id="no-picture"),
+    ],
+)
+def test_a_picture_that_cannot_be_shown_says_why(results: Results, path: str, says: str) -> None:
+    folder = results.night(1)
+    change_golden(folder, results, pictures={"expected": path})
+    assert says in read(results)[0]
+
+
+def test_pruned_pictures_are_named_as_not_kept(results: Results) -> None:
+    folder = results.night(1)
+    for picture in (folder / "pictures").iterdir():
+        picture.unlink()
+    (folder / "pictures").rmdir()
+    assert "pictures of this run were not kept" in read(results)[0]
+
+
+def test_an_empty_results_folder_gives_a_page_that_says_so(results: Results) -> None:
+    text, _ = read(results)
+    assert "there is no run yet" in text
+    assert '<body class="not-measured">' in text
+
+
+def test_an_interrupted_run_gives_a_page_that_says_so(results: Results) -> None:
+    results.folder("20261101T020000Z-aaaaaaaa").mkdir(parents=True)
+    assert "the run was interrupted before its first step" in read(results)[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "doctor.json", "series.json", "verdict.json", "golden.jsonl", "timing.jsonl"]
+)
+@pytest.mark.parametrize("text", ["", "{", "[1, 2", "null", "7", '"x"', "[[]]", "\x00\xff"], ids=repr)
+def test_no_broken_file_stops_the_page(results: Results, name: str, text: str) -> None:
+    (results.night(1) / name).write_text(text)
+    assert read(results)[1].open == []
+
+
+def test_a_broken_earlier_run_is_listed(results: Results) -> None:
+    (results.night(1, A) / "run.json").write_text("{")
+    results.night(2, B)
+    assert "20261101T020000Z-aaaaaaaa" in read(results)[0]
+
+
+def test_an_earlier_run_of_another_schema_is_listed_with_the_reason(results: Results) -> None:
+    folder = results.night(1, A)
+    (folder / "verdict.json").write_text((folder / "verdict.json").read_text().replace('"schema": 1', '"schema": 0'))
+    results.night(2, B)
+    assert "schema 0 is not 1" in read(results)[0]
+
+
+def test_a_newest_run_of_another_schema_is_refused(results: Results) -> None:
+    folder = results.night(1)
+    (folder / "run.json").write_text((folder / "run.json").read_text().replace('"schema": 1', '"schema": 7'))
+    with pytest.raises(SchemaError, match="schema 7 is not 1"):
+        site.build(results.path, results.path / "site")
+
+
+def test_a_refused_build_keeps_the_old_report(results: Results) -> None:
+    folder = results.night(1)
+    before = read(results)[0]
+    (folder / "run.json").write_text('{"schema": 7}')
+    with pytest.raises(SchemaError):
+        site.build(results.path, results.path / "site")
+    assert (results.path / "site" / "index.html").read_text() == before
+    assert {path.name for path in results.path.iterdir()} == {"runs", "site"}
+
+
+def test_building_twice_gives_the_same_files(results: Results) -> None:
+    results.night(1)
+    first = contents(site.build(results.path, results.path / "site").parent)
+    assert contents(site.build(results.path, results.path / "site").parent) == first
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_that_is_no_report_is_never_replaced(results: Results, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="exists and is not a report"):
+        site.build(results.path, tmp_path / "mine")
+
+
+def test_a_value_is_shown_once_with_its_processes(results: Results) -> None:
+    folder = results.night(1)
+    values, _ = read_lines(folder / "values.jsonl", Value)
+    append_line(folder / "values.jsonl", values[0])
+    assert "run record of 4 processes" in read(results)[0]
+
+
+def test_the_command_prints_the_page_and_leaves_with_the_verdict(results: Results) -> None:
+    folder = results.night(1, judge=False)
+    (folder / "golden.jsonl").unlink()
+    done = report("--results", results.path)
+    assert done.returncode == 4
+    assert str(results.path / "site" / "index.html") in done.stdout
+    assert done.stdout.startswith("NOT-MEASURED: ")
+
+
+def test_the_command_refuses_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    done = report("--results", tmp_path / "nowhere")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "does not exist" in done.stderr
+
+
+def test_the_command_refuses_another_schema_in_one_line(results: Results) -> None:
+    (results.night(1) / "run.json").write_text('{"schema": 7}')
+    done = report("--results", results.path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "run.json: schema 7 is not 1; use the motbench version that wrote it" in done.stderr
+
+
+def test_the_report_loads_no_torch(results: Results) -> None:
+    results.night(1)
+    code = (
+        "import pathlib, sys; from reports import retention, site; root = pathlib.Path(sys.argv[1])\n"
+        "site.build(root, root / 'site'); retention.prune(root, 1)\n"
+        "sys.exit([m for m in ('torch', 'triton', 'asv') if m in sys.modules] or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, results.path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def report(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "motbench", "report", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)

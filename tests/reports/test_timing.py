@@ -1,0 +1,77 @@
+"""The rule for time, number by number."""
+
+import pytest
+
+from benchmarks.harness.records import Timing
+from reports import timing
+
+
+def records(medians: list[float], impl: str = "fused", shape: str = "small") -> list[Timing]:
+    """One process per median, its samples around it."""
+    return [
+        Timing(
+            "linear.track_seconds",
+            {"impl": impl, "shape": shape},
+            "c",
+            "f",
+            1,
+            i,
+            i,
+            "",
+            [m * 0.99, m, m * 1.01],
+            "t",
+            5,
+        )
+        for i, m in enumerate(medians)
+    ]
+
+
+def status(now: list[float], base: list[float], profile: str = "gpu") -> str:
+    (found,) = timing.compare(timing.measured(records(now)), timing.measured(records(base)), profile, False)
+    return found.status
+
+
+def test_the_process_is_the_unit() -> None:
+    (one,) = timing.measured(records([1.0, 2.0, 9.0])).values()
+    assert (one.median, one.n_samples, one.medians) == (2.0, 9, [1.0, 2.0, 9.0])
+
+
+@pytest.mark.parametrize(
+    ("now", "base", "expected"),
+    [
+        pytest.param([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], "pass", id="equal"),
+        pytest.param([1.049] * 3, [1.0] * 3, "pass", id="just-under-the-floor"),
+        pytest.param([1.051] * 3, [1.0] * 3, "regressed", id="just-over-the-floor"),
+        pytest.param([0.949] * 3, [1.0] * 3, "improved", id="faster"),
+        pytest.param([1.1, 1.2, 1.3], [1.0] * 3, "pass", id="noise-hides-it"),
+        pytest.param([1.2] * 3, [0.8, 1.0, 1.2], "pass", id="noise-of-the-baseline-hides-it"),
+        pytest.param([1.2] * 2, [1.0] * 3, "inconclusive", id="too-few-processes"),
+        pytest.param([1.2] * 3, [1.0], "inconclusive", id="too-few-in-the-baseline"),
+    ],
+)
+def test_one_series(now: list[float], base: list[float], expected: str) -> None:
+    assert status(now, base) == expected
+
+
+def test_a_cpu_has_a_higher_floor_than_a_gpu() -> None:
+    assert (status([1.08] * 3, [1.0] * 3, "cpu"), status([1.08] * 3, [1.0] * 3, "gpu")) == ("pass", "regressed")
+
+
+def reference(factor: float) -> list[Timing]:
+    return [r for shape in ("a", "b", "c") for r in records([factor] * 3, "reference", shape)]
+
+
+def test_a_kernel_slower_than_the_machine_alone_explains_is_regressed() -> None:
+    now = timing.measured([*reference(1.08), *records([1.3] * 3)])
+    found = timing.compare(now, timing.measured([*reference(1.0), *records([1.0] * 3)]), "gpu", False)
+    assert {c.params["impl"]: c.status for c in found} == {"reference": "inconclusive", "fused": "regressed"}
+
+
+def test_a_sample_that_is_no_time_is_no_measurement() -> None:
+    assert timing.measured(records([0.0, -1.0, float("nan")])) == {}
+
+
+def test_only_series_of_both_runs_are_compared() -> None:
+    now = timing.measured([*records([1.0] * 3, shape="new"), *records([1.0] * 3, shape="both")])
+    found = timing.compare(now, timing.measured(records([1.0] * 3, shape="both")), "gpu", False)
+    assert [c.params["shape"] for c in found] == ["both"]
