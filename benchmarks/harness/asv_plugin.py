@@ -113,9 +113,11 @@ class OverlayEnvironment(Environment):  # type: ignore[misc]
                 return "", "", 0
             self._note(commit, folder / "packages", self._starts[commit, benchmark_id]).write()
             self._starts[commit, benchmark_id] += 1
+        # The suite is today's, so what it consists of is found with today's packages: an old commit need not import.
+        path = environment.repository_root() if args[1] == "discover" else folder / "packages"
         # Not through run_executable: it strips the path again, and the import of the commit's packages fails.
         env = {key: value for key, value in kwargs.pop("env", os.environ).items() if key != "TRITON_INTERPRET"}
-        env["PYTHONPATH"] = env["ASV_PYTHONPATH"] = str(folder / "packages")
+        env["PYTHONPATH"] = env["ASV_PYTHONPATH"] = str(path)
         env["TRITON_CACHE_DIR"] = str(folder / "triton")
         if _here().profile == "cpu":
             env["TRITON_INTERPRET"] = "1"

@@ -4,6 +4,7 @@ A call is a function without arguments. Work is given as several calls on distin
 GPU's L2 cache can be kept cold by going round them.
 """
 
+import contextlib
 import math
 import statistics
 import time
@@ -133,32 +134,29 @@ def measure_end_to_end(call: Call, device: str, rule: Rule = END_TO_END_RULE) ->
 
 
 def peak_memory(call: Call, device: str) -> int:
-    """Bytes at the highest point of one call.
+    """Bytes at the highest point of one call, with everything that was there before it.
 
-    GPU: what PyTorch had allocated at once, weights and inputs included. CPU: as process_peak: it means something only
-    beside another figure of the same benchmark.
+    GPU: what PyTorch had allocated at once, weights and inputs included. CPU: the resident set of this process, Python
+    and PyTorch included: it means something only beside another figure of the same benchmark. Raises OSError on a CPU
+    without /proc.
     """
-    if device != "cpu":
-        import torch
+    if device == "cpu":
+        # 5 forgets the peak so far. Where a kernel does not offer that, the peak is the process's own.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        call()
+        return _peak_resident_bytes()
+    import torch
 
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
     call()
-    return process_peak(device)
+    torch.cuda.synchronize()
+    return int(torch.cuda.max_memory_allocated())
 
 
-def process_peak(device: str) -> int:
-    """Bytes at the highest point so far.
-
-    GPU: what PyTorch had allocated at once. CPU: peak resident set of this process, Python and PyTorch included: VmHWM,
-    not getrusage, because Linux hands ru_maxrss down through exec and a child of a large process starts with its
-    parent's figure. Raises OSError where there is no /proc.
-    """
-    if device != "cpu":
-        import torch
-
-        torch.cuda.synchronize()
-        return int(torch.cuda.max_memory_allocated())
+def _peak_resident_bytes() -> int:
+    """VmHWM, not getrusage: Linux hands ru_maxrss down through exec, so a child starts with its parent's peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024

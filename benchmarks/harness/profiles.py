@@ -29,13 +29,15 @@ ROUNDS = 2
 class Benchmark:
     """One benchmark: asv's name, the unit of its numbers, and its axes in asv's order. Every combination is a series.
 
-    rounds  processes per series
+    rounds    processes per series
+    packages  what it needs of a commit beside reference_impl, and mot_impl where the axis `impl` says fused
     """
 
     name: str
     unit: str
     axes: dict[str, tuple[str, ...]]
     rounds: int = 1
+    packages: tuple[str, ...] = ()
 
     def combinations(self) -> Iterator[dict[str, str]]:
         """The parameters of each series, in asv's order: the last axis moves fastest."""
@@ -43,26 +45,21 @@ class Benchmark:
             yield dict(zip(self.axes, values, strict=True))
 
 
+def _kernel(name: str, axes: dict[str, tuple[str, ...]]) -> Benchmark:
+    return Benchmark(name, "seconds", axes | {"impl": IMPLS, "shape": SHAPES, "cache": CACHES}, ROUNDS)
+
+
 _ALL = (
-    Benchmark(
-        "linear.track_seconds",
-        "seconds",
-        {"layer": ("qkv", "o", "gate_up", "down"), "impl": IMPLS, "shape": SHAPES, "cache": CACHES},
-        ROUNDS,
-    ),
-    Benchmark(
-        "norm.track_seconds",
-        "seconds",
-        {"kind": ("rms", "head"), "impl": IMPLS, "shape": SHAPES, "cache": CACHES},
-        ROUNDS,
-    ),
-    Benchmark("mlp.track_seconds", "seconds", {"impl": IMPLS, "shape": SHAPES, "cache": CACHES}, ROUNDS),
-    Benchmark("layer.track_seconds", "seconds", {"impl": IMPLS, "shape": SHAPES}, ROUNDS),
-    Benchmark("layer.track_peak_memory", "bytes", {"impl": IMPLS, "shape": SHAPES}),
-    Benchmark("generate.track_seconds", "seconds", {"task": TASKS, "impl": IMPLS}, ROUNDS),
-    Benchmark("generate.track_peak_memory", "bytes", {"task": TASKS, "impl": IMPLS}),
-    Benchmark("quality.track_largest_difference", "of 255", {"task": TASKS}),
-    Benchmark("quality.track_ssim", "ssim", {"task": TASKS}),
+    _kernel("linear.track_seconds", {"layer": ("qkv", "o", "gate_up", "down")}),
+    _kernel("norm.track_seconds", {"kind": ("rms", "head", "qk_rotary")}),
+    _kernel("mlp.track_seconds", {}),
+    Benchmark("mlp.track_peak_memory", "bytes", {"impl": IMPLS, "shape": SHAPES}),
+    Benchmark("layer.track_seconds", "seconds", {"impl": IMPLS, "shape": SHAPES}, ROUNDS, ("bagel",)),
+    Benchmark("layer.track_peak_memory", "bytes", {"impl": IMPLS, "shape": SHAPES}, packages=("bagel",)),
+    Benchmark("generate.track_seconds", "seconds", {"task": TASKS, "impl": IMPLS}, ROUNDS, ("bagel",)),
+    Benchmark("generate.track_peak_memory", "bytes", {"task": TASKS, "impl": IMPLS}, packages=("bagel",)),
+    Benchmark("quality.track_largest_difference", "of 255", {"task": TASKS}, packages=("bagel", "mot_impl")),
+    Benchmark("quality.track_ssim", "ssim", {"task": TASKS}, packages=("bagel", "mot_impl")),
 )
 SUITE = MappingProxyType({benchmark.name: benchmark for benchmark in _ALL})
 """Every benchmark by asv's name."""

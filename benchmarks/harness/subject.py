@@ -1,20 +1,23 @@
 """What turns a function of benchmarks/*.py into an asv benchmark: build, prove parity, measure, record.
 
-A benchmark file describes one piece of Work per series; a decorator says what is measured of it:
+A benchmark file describes one Subject per series; a decorator says what is measured of it:
 
     @subject.kernel_seconds
     def track_seconds(layer, impl, shape, cache):
         ...
-        return Work(...)
+        return Subject(...)
 
-Axes, unit and rounds come from profiles.SUITE. asv runs each series in a process of its own: `setup` builds the work
+Axes, unit and rounds come from profiles.SUITE. asv runs each series in a process of its own: `setup` builds the subject
 and proves parity, the benchmark itself only measures. NotImplementedError in `setup` is asv's "n/a": an old commit that
 lacks a package or an op is n/a, while a failed proof is a failed benchmark.
 """
 
+from __future__ import annotations
+
 import functools
 import inspect
 import os
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +26,15 @@ from typing import Any
 from benchmarks.harness import clock, environment, overlay, profiles, records
 from benchmarks.harness.impls import FUSED
 
+if typing.TYPE_CHECKING:
+    import torch
+
 TIMEOUT = 300
 """Seconds a series may take; a first compilation on a GPU takes a good part of a minute."""
 
 
 @dataclass(frozen=True)
-class Work:
+class Subject:
     """What one series measures.
 
     calls   the same work on distinct copies of its inputs, so that a GPU's cache can be kept cold; elsewhere one
@@ -43,22 +49,26 @@ class Work:
     tile: str = "none"
 
 
-Measure = Callable[[Work, dict[str, str]], "list[float] | float"]
+Measure = Callable[[Subject, dict[str, str]], "list[float] | float"]
 """Samples in seconds, or one number in the benchmark's unit."""
 
 
-def _benchmark(measure: Measure) -> Callable[[Callable[..., Work]], Callable[..., Any]]:
-    def decorate(build: Callable[..., Work]) -> Callable[..., Any]:
+def _benchmark(measure: Measure) -> Callable[[Callable[..., Subject]], Callable[..., Any]]:
+    def decorate(build: Callable[..., Subject]) -> Callable[..., Any]:
         entry = profiles.SUITE[f"{build.__module__.rpartition('.')[2]}.{build.__name__}"]
-        work_of = functools.cache(build)
+        subject_of = functools.cache(build)
 
         def setup(*values: str) -> None:
-            begin(entry.name, dict(zip(entry.axes, values, strict=True)))
-            work_of(*values).prove()
+            begin(entry, dict(zip(entry.axes, values, strict=True)))
+            try:
+                subject = subject_of(*values)
+            except (ImportError, AttributeError) as error:
+                raise NotImplementedError(f"commit {overlay.current().commit[:8]} lacks this: {error}") from error
+            subject.prove()
 
         def run(*values: str) -> Any:
-            work, params = work_of(*values), dict(zip(entry.axes, values, strict=True))
-            return record(entry, params, work, measure(work, params))
+            subject, params = subject_of(*values), dict(zip(entry.axes, values, strict=True))
+            return record(entry, params, subject, measure(subject, params))
 
         attributes = {
             "params": [list(values) for values in entry.axes.values()],
@@ -84,34 +94,35 @@ def _benchmark(measure: Measure) -> Callable[[Callable[..., Work]], Callable[...
     return decorate
 
 
-def _kernel_seconds(work: Work, params: dict[str, str]) -> list[float]:
-    if work.device == "cpu":
-        return clock.measure_cpu(work.calls[0])
-    return clock.measure_gpu(work.calls, "cold" if params.get("cache") == "cold" else "hot")
+def _kernel_seconds(subject: Subject, params: dict[str, str]) -> list[float]:
+    if subject.device == "cpu":
+        return clock.measure_cpu(subject.calls[0])
+    return clock.measure_gpu(subject.calls, "cold" if params.get("cache") == "cold" else "hot")
 
 
 kernel_seconds = _benchmark(_kernel_seconds)
 """Time of one call: clock.measure_cpu or clock.measure_gpu. An axis `cache` chooses cold or hot; without it, hot."""
 
-wall_seconds = _benchmark(lambda work, params: clock.measure_end_to_end(work.calls[0], work.device))
+wall_seconds = _benchmark(lambda subject, params: clock.measure_end_to_end(subject.calls[0], subject.device))
 """Wall time of a whole job: clock.measure_end_to_end."""
 
-peak_memory = _benchmark(lambda work, params: float(clock.peak_memory(work.calls[0], work.device)))
+peak_memory = _benchmark(lambda subject, params: float(clock.peak_memory(subject.calls[0], subject.device)))
 """Bytes at the highest point of one call: clock.peak_memory."""
 
-number = _benchmark(lambda work, params: float(work.calls[0]()))
+number = _benchmark(lambda subject, params: float(subject.calls[0]()))
 """The number that the call itself returns."""
 
 
-def begin(name: str, params: dict[str, str]) -> None:
+def begin(entry: profiles.Benchmark, params: dict[str, str]) -> None:
     """Refuse to measure outside the profile, or packages that are not this commit's; then settle the process.
 
     Raises NotImplementedError (n/a) or ValueError.
     """
     here = overlay.current()
-    if reason := profiles.outside(here.profile, name, params):
+    if reason := profiles.outside(here.profile, entry.name, params):
         raise NotImplementedError(reason)
-    for package in overlay.PACKAGES[: 2 if params.get("impl") == FUSED else 1]:
+    fused = ("mot_impl",) if params.get("impl") == FUSED else ()
+    for package in ("reference_impl", *fused, *entry.packages):
         here.package(package)
 
     import torch
@@ -120,7 +131,16 @@ def begin(name: str, params: dict[str, str]) -> None:
     torch.set_grad_enabled(False)
 
 
-def record(entry: profiles.Benchmark, params: dict[str, str], work: Work, measured: "list[float] | float") -> Any:
+def place() -> tuple[torch.device, torch.dtype]:
+    """Where and in which precision this profile measures: float32 on a CPU, bfloat16 on a GPU."""
+    import torch
+
+    if overlay.current().profile == "cpu":
+        return torch.device("cpu"), torch.float32
+    return torch.device("cuda"), torch.bfloat16
+
+
+def record(entry: profiles.Benchmark, params: dict[str, str], subject: Subject, measured: list[float] | float) -> Any:
     """Append what was measured to the run's records, and return it in the form that asv understands."""
     here = overlay.current()
     folder = Path(here.records)
@@ -137,8 +157,8 @@ def record(entry: profiles.Benchmark, params: dict[str, str], work: Work, measur
     if isinstance(measured, float):
         records.append_line(folder / "values.jsonl", records.Value(**common, value=measured, unit=entry.unit))
         return measured
-    peak = clock.process_peak(work.device)
-    timing = records.Timing(**common, samples=measured, tile=work.tile, peak_memory_bytes=peak)
+    peak = clock.peak_memory(subject.calls[0], subject.device)
+    timing = records.Timing(**common, samples=measured, tile=subject.tile, peak_memory_bytes=peak)
     records.append_line(folder / "timing.jsonl", timing)
     # Undocumented: asv treats samples from track_* as it treats its own timings.
     return {"samples": measured, "number": 1}

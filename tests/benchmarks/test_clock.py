@@ -75,15 +75,20 @@ def test_end_to_end_runs_once_before_it_counts():
 
 
 def test_peak_memory_of_a_child_does_not_start_at_its_parents():
-    child = "from benchmarks.harness import clock; print(clock.process_peak('cpu'))"
+    child = "from benchmarks.harness import clock; print(clock.peak_memory(lambda: None, 'cpu'))"
     parent = f"import subprocess, sys; ballast = b'x' * 400_000_000; subprocess.run([sys.executable, '-c', {child!r}])"
     out = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True).stdout
     assert int(out) < 200_000_000
 
 
-def test_peak_memory_sees_what_the_call_allocates():
-    before = clock.process_peak("cpu")
-    assert clock.peak_memory(lambda: len(b"x" * 400_000_000), "cpu") >= before + 100_000_000
+def test_peak_memory_sees_what_the_call_allocates_for_a_moment():
+    before = clock.peak_memory(lambda: None, "cpu")
+    assert clock.peak_memory(lambda: len(b"x" * 400_000_000), "cpu") >= before + 350_000_000
+
+
+def test_peak_memory_forgets_what_came_before_the_call():
+    large = clock.peak_memory(lambda: len(b"x" * 400_000_000), "cpu")
+    assert clock.peak_memory(lambda: None, "cpu") <= large - 350_000_000
 
 
 @pytest.mark.gpu

@@ -1,0 +1,22 @@
+"""Whole pictures on the tiny checkpoint: text-to-image and image-to-image."""
+
+import functools
+
+from benchmarks.harness import jobs, subject
+
+
+@subject.wall_seconds
+def track_seconds(task: str, impl: str) -> subject.Subject:
+    """Wall time from request to picture."""
+    return _work(task, impl)
+
+
+@subject.peak_memory
+def track_peak_memory(task: str, impl: str) -> subject.Subject:
+    """Bytes at the highest point of making one picture."""
+    return _work(task, impl)
+
+
+def _work(task: str, impl: str) -> subject.Subject:
+    calls = [jobs.generator(task, impl)]
+    return subject.Subject(calls, subject.place()[0].type, functools.partial(jobs.prove, task, impl))

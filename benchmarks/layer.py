@@ -1,0 +1,15 @@
+"""One whole decoder layer of `bagel`, attention included."""
+
+from benchmarks.harness import kernels, subject
+
+
+@subject.kernel_seconds
+def track_seconds(impl: str, shape: str) -> subject.Subject:
+    """One decoder layer behind a short context."""
+    return kernels.layer({"impl": impl, "shape": shape}, subject.place())
+
+
+@subject.peak_memory
+def track_peak_memory(impl: str, shape: str) -> subject.Subject:
+    """Bytes at the highest point of one decoder layer."""
+    return kernels.layer({"impl": impl, "shape": shape}, subject.place())
