@@ -1,0 +1,94 @@
+"""The commands as a user types them, each in its own process."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+DATA = Path(__file__).parents[1] / "data" / "bagel_oracle"
+CHECKPOINT = str(DATA / "checkpoint")
+INPUT = str(DATA / "cases" / "inputs" / "edit_input.png")
+
+
+def motbench(*args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "motbench", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def refused(done: subprocess.CompletedProcess[str], message: str) -> None:
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_generate_replays_a_stored_run_from_its_noise(tmp_path: Path) -> None:
+    case = DATA / "cases" / "t2i_base"
+    stored = load_file(case / "tensors.safetensors")
+    save_file({"init_noise": stored["init_noise"]}, tmp_path / "noise.safetensors")
+    prompt = json.loads((case / "case.json").read_text())["prompt"]
+    size = ("--height", 64, "--width", 64, "--steps", 8)
+    files = ("--init-noise", tmp_path / "noise.safetensors", "--trace", tmp_path / "trace.safetensors")
+    out = tmp_path / "new folder" / "out.png"
+    done = motbench("generate", "--checkpoint", CHECKPOINT, "--prompt", prompt, *size, *files, "--out", out)
+    assert done.returncode == 0, done.stderr
+    trace = load_file(tmp_path / "trace.safetensors")
+    assert set(trace) == {"x_t", "v_t", "final_latents", "decoded_raw"}
+    assert (trace["final_latents"] - stored["final_latents"]).abs().max() <= 3e-5
+    ours, theirs = (np.array(Image.open(path)).astype(int) for path in (out, case / "output.png"))
+    assert np.abs(ours - theirs).max() <= 1
+
+
+def test_understand_prints_the_stored_ids() -> None:
+    facts = json.loads((DATA / "cases" / "und_text" / "case.json").read_text())
+    prompt = ("--prompt", facts["prompt"], "--max-tokens", facts["params"]["max_length"], "--ids")
+    done = motbench("understand", "--checkpoint", CHECKPOINT, *prompt)
+    assert [int(word) for word in done.stdout.split()] == facts["generated_ids"]
+
+
+def test_parity_reports_fields_and_writes_records(tmp_path: Path) -> None:
+    done = motbench("parity", DATA, "--case", "t2i_nocfg", "--case", "schedules", "--json", tmp_path / "p.json")
+    assert done.returncode == 0, done.stderr
+    assert "final_latents" in done.stdout
+    assert "2 of 2 cases within their limits" in done.stdout
+    assert [record["case"] for record in json.loads((tmp_path / "p.json").read_text())] == ["t2i_nocfg", "schedules"]
+
+
+def test_parity_of_skipped_cases_alone_is_not_measured() -> None:
+    done = motbench("parity", DATA, "--case", "und_text", "--dtype", "bfloat16")
+    assert done.returncode == 4
+    assert "skipped, not passed: und_text" in done.stdout
+
+
+def test_parity_outside_its_limits_exits_with_one(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").symlink_to(DATA / "checkpoint")
+    cases = tmp_path / "cases"
+    cases.mkdir()
+    (cases / "t2i_base").symlink_to(DATA / "cases" / "t2i_base")
+    table = json.loads((DATA / "cases" / "schedules.json").read_text())
+    table["schedules"][0]["t"][1] += 0.001
+    (cases / "schedules.json").write_text(json.dumps(table))
+    done = motbench("parity", tmp_path, "--case", "schedules")
+    assert done.returncode == 1
+    assert "outside: schedules" in done.stdout
+
+
+def test_bad_size_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    wanted = ("--height", 60, "--width", 64, "--out", tmp_path / "o.png", "--trace", tmp_path / "t.safetensors")
+    done = motbench("generate", "--checkpoint", CHECKPOINT, "--prompt", "x", *wanted)
+    refused(done, "height 60 is not a multiple of 16; use 64")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_is_no_png_is_refused_at_once(tmp_path: Path) -> None:
+    done = motbench("generate", "--checkpoint", CHECKPOINT, "--prompt", "x", "--out", tmp_path / "o.jpg")
+    refused(done, "does not end with .png")
+
+
+def test_input_that_is_no_picture_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in.png").write_text("not a picture")
+    wanted = ("--image", tmp_path / "in.png", "--out", tmp_path / "o.png")
+    refused(motbench("generate", "--checkpoint", CHECKPOINT, "--prompt", "x", *wanted), "cannot be read")
