@@ -169,7 +169,7 @@ class Draw:
 
     def normal(self, name: str, *size: int) -> Tensor:
         """Standard normal numbers."""
-        return _normal(self.case.seed, name, size).to(self.device, self.dtype)
+        return _normal(self.case.seed, name, size).to(self.device).to(self.dtype)
 
     def x(self, width: int) -> Tensor:
         """[M, width] standard normal, with the case's outliers and padding."""
@@ -179,7 +179,7 @@ class Draw:
             x = x.clone()
             x[:, width // 3] *= 20
             x[m // 2] *= 4
-        x = x.to(self.device, self.dtype)
+        x = x.to(self.device).to(self.dtype)
         if not case.padded:
             return x
         buffer = torch.full((m + 4, width + 5), float("nan"), dtype=self.dtype, device=self.device)
@@ -194,7 +194,7 @@ class Draw:
     def experts(self, layer: str) -> Experts:
         """The layer's weights, of variance 1/K, and its biases, of variance 1: as large as what they are added to."""
         n, k = self.case.shape.layer(layer)
-        weight = self.normal(f"{layer}.weight", 2, n, k).mul_(k**-0.5)
+        weight = self.normal(f"{layer}.weight", 2, n, k) * k**-0.5
         if self.case.equal:
             weight[1] = weight[0]
         return Experts(weight, self._bias(layer, n))
@@ -205,14 +205,16 @@ class Draw:
             return None
         bias = self.normal(f"{layer}.bias", 2, n)
         if self.case.equal:
-            bias[1] = bias[0]
-        if kind in ("text", "image"):
-            bias[1 if kind == "text" else 0] = 0
+            return bias[:1].repeat(2, 1)
+        if kind == "text":
+            return torch.stack([bias[0], torch.zeros_like(bias[1])])
+        if kind == "image":
+            return torch.stack([torch.zeros_like(bias[0]), bias[1]])
         return bias
 
     def gain(self, name: str, width: int) -> Tensor:
         """[2, width] around 1."""
-        gain = self.normal(name, 2, width).mul_(0.2).add_(1)
+        gain = self.normal(name, 2, width) * 0.2 + 1
         if self.case.equal:
             gain[1] = gain[0]
         return gain
@@ -275,7 +277,7 @@ def _mapped(function: Any, value: Any) -> Any:
     return value
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def _normal(seed: int, name: str, size: tuple[int, ...]) -> Tensor:
     """Kept, because BAGEL's weights take seconds to draw and are the same for every M and dtype. Do not write to it."""
     return torch.randn(size, generator=_generator(seed, name))
