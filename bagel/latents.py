@@ -51,9 +51,10 @@ class Grid:
         """Image tokens of the picture."""
         return self.height * self.width
 
-    def positions(self, side: int) -> Tensor:
+    def positions(self, side: int, device: torch.device | str = "cpu") -> Tensor:
         """[n_tokens] int64: row * side + column, an index into a position table of side^2 rows."""
-        return (torch.arange(self.height)[:, None] * side + torch.arange(self.width)[None, :]).flatten()
+        rows, columns = (torch.arange(n, device=device) for n in (self.height, self.width))
+        return (rows[:, None] * side + columns[None, :]).flatten()
 
     def pack(self, latent: Tensor, patch: int) -> Tensor:
         """[C, height * patch, width * patch] -> [n_tokens, patch * patch * C], each row (dy, dx, channel)."""
@@ -98,7 +99,7 @@ class PositionTable(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """[n] int64 -> [n, H]."""
-        return F.embedding(ids.to(self.pos_embed.device), self.pos_embed)
+        return F.embedding(ids, self.pos_embed)
 
 
 class LatentAdapter(nn.Module):

@@ -102,7 +102,7 @@ class Bagel:
 
     def embed_latents(self, tokens: Tensor, t: Tensor, grid: Grid, probe: Probe) -> Tensor:
         """Image tokens [n, latent width] at time t [] -> [n + 2, H] between their markers."""
-        return self._marked(self.latents.embed(tokens, t, grid.positions(self.latent_side), probe))
+        return self._marked(self.latents.embed(tokens, t, grid.positions(self.latent_side, self.device), probe))
 
     def velocity(self, x: Tensor, block: Block, context: Context, probe: Probe) -> Tensor:
         """One denoising pass: x [n + 2, H] -> velocity [n, latent width]. The context stays as it is."""

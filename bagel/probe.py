@@ -10,7 +10,8 @@ from torch import Tensor
 class Site:
     """Where a tensor was seen.
 
-    phase   "text", "vit" or "latent" (a context pass), "denoise", "decode" (greedy text), "encode" and "vision"
+    phase   "text", "vit" or "latent" (a pass that extends a context), "context" (the finished context's keys and
+            values), "denoise", "decode" (greedy text), "encode" (the autoencoder) or "vision" (the eye)
     op      what it is: "qkv", "attention", "velocity", ...
     branch  which context: "main", "no_text" or "no_image"
     step    update of the sampler, or token of greedy decoding; None outside both

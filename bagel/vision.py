@@ -117,7 +117,7 @@ class Eye(nn.Module):
         """pixels [3, H, W] float32 in -1..1 -> [n, H_llm] in the weights' dtype."""
         weight = self.connector.fc1.weight
         patches = grid.pack(pixels, self.patch).to(weight.device, weight.dtype)
-        ids = grid.positions(self.side).to(patches.device)
+        ids = grid.positions(self.side, patches.device)
         probe("patches", patches)
         features = self.vit_model["vision_model"](patches, ids, probe)
         joined = self.connector(features)
