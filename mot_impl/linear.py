@@ -14,12 +14,15 @@ from reference_impl.contract import Experts, Problem, Route, check_linear, requi
 @triton.jit(do_not_specialize=["n_rows", "n_text"])
 def _linear_kernel(
     x_ptr, w_ptr, bias_ptr, y_ptr, rows_ptr,
-    n_rows, n_text, N, K,
-    stride_x, stride_w_expert, stride_w,
-    HAS_BIAS: tl.constexpr, EVEN_K: tl.constexpr,
+    n_rows, n_text, N, stride_x, stride_w_expert, stride_w,
+    K: tl.constexpr, HAS_BIAS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):  # fmt: skip
-    """One [BLOCK_M, BLOCK_N] tile of y. x [*, K], w [2, N, K], bias [2, N], y [n_rows, N], rows int64 [n_rows]."""
+    """One [BLOCK_M, BLOCK_N] tile of y. x [*, K], w [2, N, K], bias [2, N], y [n_rows, N], rows int64 [n_rows].
+
+    K is a constant: a model has few, the loop's masks fall away where it is a multiple, and the interpreter cannot
+    turn a tensor into a loop's end with NumPy 2.4 and newer.
+    """
     tiles_m = tl.cdiv(n_text, BLOCK_M) + tl.cdiv(n_rows - n_text, BLOCK_M)
     tile_m, tile_n = tile_coordinates(tl.program_id(0), tiles_m, tl.cdiv(N, BLOCK_N), GROUP_M)
     rows, mask_m, expert = tile_rows(rows_ptr, tile_m, n_text, n_rows, BLOCK_M)
@@ -30,7 +33,7 @@ def _linear_kernel(
     w_ptrs = w_ptr + expert * stride_w_expert + tl.where(mask_n, offs_n, 0)[None, :] * stride_w + offs_k[:, None]
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for k in range(0, K, BLOCK_K):
-        if EVEN_K:
+        if K % BLOCK_K == 0:
             x, w = tl.load(x_ptrs), tl.load(w_ptrs)
         else:
             x = tl.load(x_ptrs, mask=(offs_k < K - k)[None, :], other=0.0)
@@ -77,9 +80,8 @@ def launch_routed(kernel: triton.JITFunction, x: Tensor, experts: Experts, y: Te
     launch(
         kernel, row_tiles * triton.cdiv(n, tile.block_n), x,
         x, w, w if bias is None else bias.contiguous(), y, route.rows.contiguous(),
-        route.n_rows, route.n_text, n, k,
-        x.stride(0), w.stride(0), w.stride(1),
-        HAS_BIAS=bias is not None, EVEN_K=k % tile.block_k == 0,
+        route.n_rows, route.n_text, n, x.stride(0), w.stride(0), w.stride(1),
+        K=k, HAS_BIAS=bias is not None,
         BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=tile.group_m,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip

@@ -15,9 +15,8 @@ from reference_impl.contract import Experts, Problem, Route, check_gated_linear,
 @triton.jit(do_not_specialize=["n_rows", "n_text"])
 def _gated_kernel(
     x_ptr, w_ptr, bias_ptr, y_ptr, rows_ptr,
-    n_rows, n_text, N, K,
-    stride_x, stride_w_expert, stride_w,
-    HAS_BIAS: tl.constexpr, EVEN_K: tl.constexpr,
+    n_rows, n_text, N, stride_x, stride_w_expert, stride_w,
+    K: tl.constexpr, HAS_BIAS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):  # fmt: skip
     """One [BLOCK_M, BLOCK_N] tile of y. x [*, K], w [2, 2N, K] gate rows first, bias [2, 2N], y [n_rows, N]."""
@@ -33,7 +32,7 @@ def _gated_kernel(
     gate = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     up = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for k in range(0, K, BLOCK_K):
-        if EVEN_K:
+        if K % BLOCK_K == 0:
             x, w_gate, w_up = tl.load(x_ptrs), tl.load(gate_ptrs), tl.load(up_ptrs)
         else:
             x = tl.load(x_ptrs, mask=(offs_k < K - k)[None, :], other=0.0)
