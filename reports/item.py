@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from benchmarks.harness.records import Status
 from reports.night import Night
@@ -56,20 +56,40 @@ def worst(items: Iterable[Item]) -> Status:
 
 def of_damage(night: Night, area: Area) -> list[Item]:
     """Unreadable records of an area: what they said is not known."""
+    names = [(text.split(" ")[0], text) for text in night.damage]
     return [
-        Item(area, "not-measured", text.split(" ")[0], text, str(night.folder / text.split(" ")[0]), "motbench nightly")
-        for text in night.damage
-        if FILES[text.split(" ")[0]] == area
+        Item(area, "not-measured", name, text, night.at(name), "motbench nightly")
+        for name, text in names
+        if FILES[name] == area
     ]
 
 
-def of_step(night: Night, area: Area, items: list[Item]) -> list[Item]:
-    """What the step itself says, where that is worse than its records: a step that never ran, or died half-way."""
+def with_step(night: Night, area: Area, items: list[Item]) -> list[Item]:
+    """The items of an area and what its step says, where that is worse: a step that never ran, or died half-way.
+
+    Where the step left nothing, its own words replace those of the missing records.
+    """
     name = STEPS[area]
     step = next((step for step in night.run.steps if step.name == name), None) if night.run else None
     if step is None:
-        return [Item(area, "not-measured", f"step {name}", "the step did not run", reproduce="motbench nightly")]
-    if SEVERITY.index(step.status) <= SEVERITY.index(worst(items)):
-        return []
-    reason = step.reason or f"the step ended as {step.status} without a reason"
-    return [Item(area, step.status, f"step {name}", reason, str(night.folder), "motbench nightly")]
+        said = Item(area, "not-measured", f"step {name}", "the step did not run", reproduce="motbench nightly")
+    elif step.status == "pass":
+        return items
+    else:
+        reason = step.reason or f"the step ended as {step.status} without a reason"
+        said = Item(area, step.status, f"step {name}", reason, night.at(), "motbench nightly")
+    if not (_recorded(night, area) or any(FILES[text.split(" ")[0]] == area for text in night.damage)):
+        return [said]
+    worse = SEVERITY.index(said.status) > SEVERITY.index(worst(items))
+    return [said, *items] if worse else items
+
+
+def _recorded(night: Night, area: Area) -> bool:
+    found: dict[Area, list[Any]] = {
+        "environment": night.checks,
+        "conformance": night.conformance,
+        "parity": night.parity,
+        "golden": night.golden,
+        "time": [*night.timing, *night.values],
+    }
+    return bool(found[area])

@@ -43,6 +43,10 @@ class Night:
         """The folder's name; it begins with the time, so run ids sort by age."""
         return self.folder.name
 
+    def at(self, name: str = "") -> str:
+        """A file of the run as a person finds it from the folder that holds the results."""
+        return f"{self.folder.parent.parent.name}/runs/{self.run_id}/{name}"
+
 
 def run_folders(results: Path) -> list[Path]:
     """Every run folder under `results`, newest first."""

@@ -7,7 +7,7 @@ import shlex
 from collections import defaultdict
 
 from benchmarks.harness.records import Conformance, Difference, Golden, Parity
-from reports.item import Area, Item, of_damage, of_step
+from reports.item import Area, Item, of_damage, with_step
 from reports.night import Night
 
 
@@ -21,8 +21,7 @@ def judge(night: Night) -> list[Item]:
         "golden": _golden(night),
     }
     for area, found in areas.items():
-        found = of_damage(night, area) + found
-        items += of_step(night, area, found) + found
+        items += with_step(night, area, of_damage(night, area) + found)
     return items
 
 
@@ -114,9 +113,7 @@ def _golden(night: Night) -> list[Item]:
     items = []
     for record in night.golden:
         subject = f"{record.case} {record.impl} against {record.against}"
-        look = (
-            str(night.folder / record.pictures["difference"]) if "difference" in record.pictures else "golden gallery"
-        )
+        look = night.at(record.pictures["difference"]) if "difference" in record.pictures else "golden gallery"
         lost = [] if record.identical else missing_metrics(record)
         if record.status not in ("pass", "improved"):
             items.append(Item("golden", record.status, subject, record.reason, look, record.reproduce))

@@ -21,7 +21,7 @@ from reports.timing import Comparison, Key, Measured, implementation, key, measu
 from reports.verdict import Verdict
 from reports.words import mebibytes, number, percent, ratio
 
-AT_LEAST = ("ssim", "psnr", "cosine", "share_equal")
+AT_LEAST = ("ssim", "psnr", "cosine")
 """Metrics whose limit is a lower bound, by a part of their name; every other limit is an upper one."""
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 from benchmarks.harness.records import Run, Series, Status, Timing, Value
 from reports import asv_results, baseline
 from reports.asv_results import Number
-from reports.item import Item, of_damage, of_step
+from reports.item import Item, of_damage, with_step
 from reports.night import Night
 from reports.timing import Comparison, Key, Measured, compare, key, measured
 
@@ -56,8 +56,9 @@ def judge(night: Night, results: Path, numerics_failed: bool, passed: Callable[[
     else:
         comparisons, compared = _against(night.run, found.night, found.night.run, now)
         items += compared
-    items = of_step(night, "time", items) + items
-    return Speed(items, found.night.run_id if found.night else "", comparisons)
+    if not night.timing and not night.values:
+        items = [item for item in items if item.status != "pass"]
+    return Speed(with_step(night, "time", items), found.night.run_id if found.night else "", comparisons)
 
 
 def of_this_run(found: Sequence[R], run: Run) -> list[R]:
@@ -76,7 +77,7 @@ def _foreign(night: Night, run: Run) -> list[Item]:
     was = f"commit {other.commit[:8]}, environment {other.fingerprint}, protocol {other.protocol}"
     now = f"commit {p.commit[:8]}, environment {p.environment.fingerprint}, protocol {p.protocol}"
     reason = f"{len(everything) - len(valid)} records are of another run ({was}; this one is {now})"
-    return [Item("time", "not-measured", "benchmark records", reason, str(night.folder))]
+    return [Item("time", "not-measured", "benchmark records", reason, night.at())]
 
 
 def fresh_numbers(results: Path, run: Run) -> tuple[list[Number], list[str]]:

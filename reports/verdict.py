@@ -57,7 +57,7 @@ def judge(run_folder: Path, results: Path) -> Verdict:
         reason = (
             night.damage[0] if night.damage else "run.json is missing: the run was interrupted before its first step"
         )
-        item = Item("environment", "not-measured", "run.json", reason, str(run_folder), "motbench nightly")
+        item = Item("environment", "not-measured", "run.json", reason, night.at("run.json"), "motbench nightly")
         return Verdict(run_folder.name, "not-measured", f"Not measured: {reason}.", [item])
     items = numerics.judge(night)
     judged = speed.judge(night, results, worst(items) == "regressed", _passed)

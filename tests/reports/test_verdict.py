@@ -267,6 +267,41 @@ def test_whatever_is_missing_is_not_measured(results: Results, lose: Callable[[P
     assert subject in subjects(judged, "not-measured")
 
 
+def test_a_night_that_ended_with_the_doctor_says_that_no_step_ran(results: Results) -> None:
+    folder = results.night(1)
+    run = read_json(folder / "run.json", Run)
+    write_json(folder / "run.json", replace(run, steps=[Step("doctor", "not-measured", 1.0, "disk: full")]))
+    for name in ("conformance.jsonl", "parity.jsonl", "golden.jsonl", "timing.jsonl", "values.jsonl"):
+        (folder / name).unlink()
+    judged = verdict.judge(folder, results.path)
+    assert [item.subject for item in judged.items if item.reason == "the step did not run"] == [
+        "step conformance",
+        "step parity",
+        "step golden",
+        "step asv",
+    ]
+    assert judged.sentence.startswith("Not everything was measured: step doctor: disk: full")
+
+
+def test_why_asv_was_not_run_is_said_once(results: Results) -> None:
+    folder = results.night(1)
+    lost_golden(folder)
+    (folder / "timing.jsonl").unlink()
+    (folder / "values.jsonl").unlink()
+    run = read_json(folder / "run.json", Run)
+    why = "no time is measured while golden is not green"
+    write_json(folder / "run.json", replace(run, steps=[*run.steps[:4], Step("asv", "not-measured", 0.0, why)]))
+    assert [item.reason for item in verdict.judge(folder, results.path).area("time")] == [why]
+
+
+def test_a_missing_golden_keeps_its_own_words_beside_its_step(results: Results) -> None:
+    folder = results.night(1)
+    edit(folder, "golden.jsonl", Golden, lambda i, r: replace(r, status="not-measured", reason="no golden"))
+    run = read_json(folder / "run.json", Run)
+    write_json(folder / "run.json", replace(run, steps=[*run.steps[:3], Step("golden", "not-measured", 9.0, "see")]))
+    assert {item.reason for item in verdict.judge(folder, results.path).area("golden")} == {"no golden"}
+
+
 def test_series_outside_the_profile_are_not_missed(results: Results) -> None:
     folder = results.night(1)
     profile = read_json(folder / "series.json", Profile)
