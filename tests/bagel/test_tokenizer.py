@@ -31,6 +31,12 @@ def test_vocab_and_merges_give_the_ids_of_tokenizer_json(from_bpe: Tokenizer, te
     assert from_bpe.encode(text) == WHOLE.encode(text)
 
 
+@pytest.mark.parametrize("part", ["normalizer", "pre_tokenizer"])
+def test_text_is_cut_as_tokenizer_json_says(from_bpe: Tokenizer, part: str) -> None:
+    ours, published = (json.loads(tokenizer.backend.to_str())[part] for tokenizer in (from_bpe, WHOLE))
+    assert ours == published
+
+
 def test_markers_have_the_ids_that_the_folder_gives_them() -> None:
     assert (WHOLE.bos, WHOLE.eos, WHOLE.image_start, WHOLE.image_end) == (557, 558, 565, 566)
 
