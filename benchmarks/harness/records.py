@@ -136,11 +136,27 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class LatentError:
+    """How far the latents (x_t: after the update) or the velocity (v_t) of one update, counted from 0, lie apart.
+
+    relative_l2 and cosine are over all values of the update, worst is the largest difference; all in float64.
+    """
+
+    field: Literal["x_t", "v_t"]
+    step: int
+    relative_l2: float
+    cosine: float
+    worst: float
+
+
+@dataclass(frozen=True)
 class Golden:
     """One picture judged: `against` the reference implementation (parity) or the approved golden (drift).
 
     metrics and limits share names; a metric without a limit is reported only. `reason` says what failed, `reproduce`
-    is one line to type. pictures: "expected", "actual", "difference" -> path relative to the run folder.
+    is one line to type. pictures: "expected", "actual", "difference", "side by side" -> path relative to the run
+    folder; the difference is multiplied by `amplified`. latents: one error per update and field, where both
+    trajectories are known (parity).
     """
 
     case: str
@@ -158,6 +174,10 @@ class Golden:
     pictures: dict[str, str]
     seconds: float
     golden_provenance: dict[str, str] = field(default_factory=dict)
+    device: str = ""
+    dtype: str = ""
+    amplified: int = 1
+    latents: list[LatentError] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
