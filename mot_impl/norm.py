@@ -10,8 +10,8 @@ from torch import Tensor
 from mot_impl.device import INTERPRETED, launch, require_supported, require_unit_stride
 from reference_impl.contract import Route, check_norm, require
 
-WIDEST = 65_536
-"""A program keeps a whole row in registers: 64 a thread at this width with 32 warps."""
+WIDEST = 32_768
+"""A program keeps a whole row in registers, 32 values a thread at this width with 32 warps. Twice as many spill."""
 
 
 @dataclass(frozen=True)

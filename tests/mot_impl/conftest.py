@@ -11,9 +11,6 @@ import mot_impl.device
 from benchmarks.harness.shapes import LAYERS, ODD, SMALL
 from mot_impl.tiles import TileTable, device_name
 
-DTYPES = [torch.float32, torch.float16]
-"""What both the interpreter and a GPU compute; test_gpu.py adds bfloat16."""
-
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
@@ -42,7 +39,8 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", empty_of_nan)
 
 
-def small_tiles(folder: Path, device: torch.device) -> TileTable:
+@pytest.fixture
+def small_tiles(tmp_path: Path, device: torch.device) -> TileTable:
     """A user's folder whose tiles divide the small shapes into several steps along every axis."""
     tile = {"block_m": 32, "block_n": 64, "block_k": 32, "warps": 4, "stages": 2, "group_m": 2}
     sizes = [("linear", *shape.layer(name)) for shape in (SMALL, ODD) for name in LAYERS]
@@ -54,5 +52,5 @@ def small_tiles(folder: Path, device: torch.device) -> TileTable:
     ]
     name = device_name(device)
     content = {"schema": 1, "device": name, "made": {}, "entries": entries}
-    (folder / f"{name}.json").write_text(json.dumps(content))
-    return TileTable.load(folder)
+    (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    return TileTable.load(tmp_path)

@@ -6,9 +6,10 @@ import torch
 import mot_impl
 from benchmarks.harness.inputs import CASES, WORK, arguments, copied, tensors_of
 from reference_impl.contract import Experts, Rotary, Route
-from tests.mot_impl.conftest import DTYPES
 
 OPS = mot_impl.OPS
+DTYPES = [torch.float32, torch.float16]
+"""What the interpreter and a GPU both compute; test_gpu.py adds bfloat16."""
 
 
 def results(work, args) -> tuple[torch.Tensor, ...]:

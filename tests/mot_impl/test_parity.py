@@ -8,9 +8,11 @@ import mot_impl
 from benchmarks.harness.gate import work_parity
 from benchmarks.harness.inputs import CASES, WORK, Work, arguments
 from reference_impl.tolerance import judge
-from tests.mot_impl.conftest import DTYPES, small_tiles
 
 pytestmark = pytest.mark.usefixtures("poisoned")
+
+DTYPES = [torch.float32, torch.float16]
+"""What the interpreter and a GPU both compute; test_gpu.py adds bfloat16."""
 
 MATRIX_WORK = [work for work in WORK if work.op in ("linear", "gated_linear", "gated_mlp")]
 
@@ -26,8 +28,8 @@ def test_an_op_agrees_with_the_reference(work, case, dtype, device):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ["odd_widths", "text_17_image_129"])
 @pytest.mark.parametrize("work", MATRIX_WORK, ids=lambda work: work.name)
-def test_small_tiles_agree_with_the_reference(work, name, dtype, device, tmp_path):
-    ops = mot_impl.fused_ops(small_tiles(tmp_path, device))
+def test_small_tiles_agree_with_the_reference(work, name, dtype, device, small_tiles):
+    ops = mot_impl.fused_ops(small_tiles)
     found = work_parity(ops, work, CASES[name], dtype, device)
     assert (found.ok, "user" in found.tile) == (True, True), found
 

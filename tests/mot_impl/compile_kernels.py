@@ -1,0 +1,134 @@
+"""Compile every fused kernel for sm_90 without a GPU and print one line of JSON per variant.
+
+A program, not a test: interpreted and compiled kernels cannot share a process. Run it without TRITON_INTERPRET.
+"""
+
+import importlib
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from mot_impl.linear import _linear_kernel
+from mot_impl.mlp import _gated_kernel
+from mot_impl.norm import WIDEST, HeadBlock, _norm_kernel
+from mot_impl.rotary import _qk_norm_rotary_kernel, _rotary_kernel
+from mot_impl.tiles import heuristic_tile
+from reference_impl.contract import Problem
+
+TARGET = GPUTarget("cuda", 90, 32)
+ARCHITECTURE = "sm_90a"
+"""What Triton assembles for on that target: wgmma is in no plainer sm_90."""
+
+MODULES = ["linear", "mlp", "norm", "rotary"]
+NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+ALIGNED, ODD = 3584, 3600
+"""A K that is a multiple of every block_k, and one that needs the masks."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kernel with what is constant in it. `types` overrides the type of a parameter."""
+
+    kernel: triton.JITFunction
+    dtype: torch.dtype
+    label: str
+    constants: dict[str, Any]
+    options: dict[str, int]
+    types: dict[str, str] = field(default_factory=dict)
+
+    def signature(self) -> dict[str, str]:
+        """A pointer is of the variant's dtype, a size or stride is int32."""
+        return {name: self._type(name) for name in self.kernel.arg_names}
+
+    def _type(self, name: str) -> str:
+        if name in self.constants:
+            return "constexpr"
+        return self.types.get(name, f"*{NAMES[self.dtype]}" if name.endswith("_ptr") else "i32")
+
+    def attributes(self) -> dict[tuple[int], list[list[Any]]]:
+        """Pointers, widths and strides are multiples of 16, as PyTorch's allocator and BAGEL's shapes make them."""
+        aligned = [
+            i
+            for i, name in enumerate(self.kernel.arg_names)
+            if name not in self.constants and (name.endswith("_ptr") or name.startswith("stride") or name.isupper())
+        ]
+        return {(i,): [["tt.divisibility", 16]] for i in aligned}
+
+
+def variants() -> Iterator[Variant]:
+    """Every kernel in every dtype; every tile of the heuristic, and the masks with the largest."""
+    for dtype in NAMES:
+        for op, kernel in (("linear", _linear_kernel), ("gated_linear", _gated_kernel)):
+            # float16 has the tiles of bfloat16: its largest will do.
+            few = () if dtype == torch.float16 else (1, 64, 512)
+            for m, k in (*((m, ALIGNED) for m in few), (4098, ALIGNED), (4098, ODD)):
+                yield matrix_variant(op, kernel, dtype, m, k)
+        yield from norm_variants(dtype)
+
+
+def matrix_variant(op: str, kernel: triton.JITFunction, dtype: torch.dtype, m: int, k: int) -> Variant:
+    """A matrix kernel as the heuristic would launch it for M rows."""
+    tile = heuristic_tile(Problem(op, m, 3584, k, dtype, torch.device("cpu")))
+    constants = {
+        "K": k, "HAS_BIAS": True, "GROUP_M": tile.group_m,
+        "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k,
+    }  # fmt: skip
+    options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    return Variant(kernel, dtype, f"{tile} K={k}", constants, options, {"rows_ptr": "*i64"})
+
+
+def norm_variants(dtype: torch.dtype) -> Iterator[Variant]:
+    """The norm over a row of BAGEL's and the widest, over a head; rotary, and both together, on a head of 128."""
+    widths = [(_norm_kernel, 3584), (_norm_kernel, WIDEST), (_norm_kernel, 128)]
+    widths += [(_rotary_kernel, 64), (_qk_norm_rotary_kernel, 64)]
+    types = {"rows_ptr": "*i64", "eps": "fp32", "cos_ptr": "*fp32", "sin_ptr": "*fp32"}
+    for kernel, width in widths:
+        block = HeadBlock.of(4096, width)
+        constants = {"BLOCK_H": block.heads, "BLOCK_D": block.width}
+        yield Variant(kernel, dtype, f"{block.heads}x{block.width}", constants, {"num_warps": block.warps}, types)
+
+
+def compiled(variant: Variant) -> dict[str, Any]:
+    """Compile, then ask ptxas for what only the driver would tell otherwise."""
+    source = ASTSource(variant.kernel, variant.signature(), variant.constants, variant.attributes())
+    binary = triton.compile(source, target=TARGET, options=variant.options)
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as ptx:
+        ptx.write(binary.asm["ptx"])
+        ptx.flush()
+        command = [triton.knobs.nvidia.ptxas.path, "-v", f"--gpu-name={ARCHITECTURE}", ptx.name, "-o", "/dev/null"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said)
+    registers = re.search(r"Used (\d+) registers", said)
+    if spills is None or registers is None:
+        raise ValueError(f"ptxas said nothing of registers and spills: {said}")
+    return {
+        "kernel": variant.kernel.__name__,
+        "variant": f"{variant.kernel.__name__} {NAMES[variant.dtype]} {variant.label}",
+        "spilled_bytes": int(spills[1]) + int(spills[2]),
+        "registers": int(registers[1]),
+        "shared_bytes": binary.metadata.shared,
+        "tensor_cores": "wgmma" in binary.asm["ptx"] or "mma.sync" in binary.asm["ptx"],
+        "tf32": "tf32" in binary.asm["ptx"],
+    }
+
+
+def kernels() -> list[str]:
+    """The name of every kernel of the package: a JITFunction called *_kernel."""
+    modules = [importlib.import_module(f"mot_impl.{name}") for name in MODULES]
+    values = [value for module in modules for value in vars(module).values()]
+    return sorted({v.__name__ for v in values if isinstance(v, triton.JITFunction) and v.__name__.endswith("_kernel")})
+
+
+if __name__ == "__main__":
+    print(json.dumps(kernels()))
+    for one in variants():
+        print(json.dumps(compiled(one)), flush=True)
