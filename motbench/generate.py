@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 import typing
 from pathlib import Path
@@ -80,9 +81,9 @@ def check_target(path: Path, suffix: str) -> None:
         raise ValueError(f"{path} does not end with {suffix}, and nothing else is written; rename it")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file")
-    parent = path.resolve().parent
-    if parent.exists() and not parent.is_dir():
-        raise NotADirectoryError(f"{parent} is not a folder; name a file in a folder")
+    parent = next(folder for folder in path.resolve().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise PermissionError(f"{path} cannot be written: {parent} is no folder that this user may write to")
 
 
 def open_image(path: Path) -> Image.Image:

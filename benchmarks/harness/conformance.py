@@ -71,7 +71,7 @@ def replay(
         not_compared: list[str] = []
         skipped = ""
         if name in TABLES:
-            differences = TABLES[name](folder / "cases")
+            differences = _table(folder / "cases", name)
         else:
             case = Case.read(folder / "cases" / name)
             skipped = _why_skipped(case, dtype)
@@ -185,9 +185,15 @@ def _picture(case: Case, run: Replayed, dtype: torch.dtype) -> list[Difference]:
     return [step, Difference(name, share, math.nan, PNG_SHARE, None, share <= PNG_SHARE)]
 
 
-def _transforms(cases: Path) -> list[Difference]:
+def _table(cases: Path, name: str) -> list[Difference]:
+    try:
+        return TABLES[name](read_object(cases / f"{name}.json"), cases)
+    except KeyError as error:
+        raise ValueError(f"{cases}/{name}.json lacks the field {error}; copy the folder again") from error
+
+
+def _transforms(table: dict[str, Any], cases: Path) -> list[Difference]:
     """The resize table: sizes, and sha256 of the resized pixels of a pattern that is computed from (x, y)."""
-    table = read_object(cases / "transforms.json")
     vae, vit = (_rule(table[f"default_{name}_transform"]) for name in ("vae", "vit"))
     differences = []
     for entry in table["pattern_table"]:
@@ -227,9 +233,9 @@ def _agreement(label: str, ours: dict[str, Any], stored: dict[str, Any]) -> Diff
     )
 
 
-def _schedules(cases: Path) -> list[Difference]:
+def _schedules(table: dict[str, Any], cases: Path) -> list[Difference]:
     differences = []
-    for entry in read_object(cases / "schedules.json")["schedules"]:
+    for entry in table["schedules"]:
         times = schedule(entry["num_timesteps"], entry["timestep_shift"])
         label = f"{entry['num_timesteps']} steps, shift {entry['timestep_shift']:g}"
         for name, ours in (("t", times[:-1]), ("dt", times[:-1] - times[1:])):
@@ -252,5 +258,8 @@ def _sha256(image: Image.Image) -> str:
     return hashlib.sha256(image.tobytes()).hexdigest()
 
 
-TABLES: dict[str, Callable[[Path], list[Difference]]] = {"transforms": _transforms, "schedules": _schedules}
+TABLES: dict[str, Callable[[dict[str, Any], Path], list[Difference]]] = {
+    "transforms": _transforms,
+    "schedules": _schedules,
+}
 """The cases that are tables beside the stored runs: `cases/transforms.json` and `cases/schedules.json`."""

@@ -59,6 +59,12 @@ class Case:
         name = self.facts.get("output_png")
         return self.folder / name if name else None
 
+    def param(self, name: str) -> Any:
+        """A parameter of the run. Raises ValueError if case.json lacks it."""
+        if name not in self.facts["params"]:
+            raise ValueError(f"{self.folder}/case.json lacks params.{name}; copy the case again")
+        return self.facts["params"][name]
+
     def image(self) -> Image.Image | None:
         """The input picture."""
         name = self.facts.get("input_image")
@@ -73,37 +79,37 @@ class Case:
 
     def image_request(self) -> ImageRequest:
         """What upstream was asked for, with the noise it used."""
-        params = self.facts["params"]
-        height, width = params.get("image_shapes", (None, None))
+        height, width = self.facts["params"].get("image_shapes", (None, None))
+        if "init_noise" not in self.tensors:
+            raise ValueError(f"{self.folder}/tensors.safetensors lacks init_noise; copy the case again")
         posterior = self.tensors.get("vae_encode0.posterior_noise")
         return ImageRequest(
             prompt=self.facts["prompt"],
             image=self.image(),
             height=height,
             width=width,
-            steps=params["num_timesteps"],
+            steps=self.param("num_timesteps"),
             think=self.think,
-            timestep_shift=params["timestep_shift"],
+            timestep_shift=self.param("timestep_shift"),
             guidance=self.guidance(),
             init_noise=self.tensors["init_noise"],
             posterior_noise=None if posterior is None else posterior[0],
-            max_think_tokens=params.get("max_think_token_n", 1000),
+            max_think_tokens=self.facts["params"].get("max_think_token_n", 1000),
         )
 
     def guidance(self) -> Guidance:
         """The case's guidance."""
-        params = self.facts["params"]
         return Guidance(
-            text_scale=params["cfg_text_scale"],
-            image_scale=params["cfg_img_scale"],
-            interval=tuple(params["cfg_interval"]),
-            renorm_type=params["cfg_renorm_type"],
-            renorm_min=params["cfg_renorm_min"],
+            text_scale=self.param("cfg_text_scale"),
+            image_scale=self.param("cfg_img_scale"),
+            interval=tuple(self.param("cfg_interval")),
+            renorm_type=self.param("cfg_renorm_type"),
+            renorm_min=self.param("cfg_renorm_min"),
         )
 
     def text_request(self) -> TextRequest:
         """What upstream was asked."""
-        return TextRequest(self.facts["prompt"], self.image(), self.facts["params"]["max_length"])
+        return TextRequest(self.facts["prompt"], self.image(), self.param("max_length"))
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The acceptance test: every stored run of the original BAGEL, float32 on the CPU, within the oracle's limits."""
 
 import functools
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +86,19 @@ def test_unknown_case_is_refused_by_name() -> None:
 def test_folder_without_cases_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds no cases/\*/case.json"):
         next(replay(tmp_path, None, reference_impl.OPS, CPU, torch.float32))
+
+
+def test_case_without_a_parameter_is_refused(tmp_path: Path) -> None:
+    for part in ("checkpoint", "cases/inputs"):
+        (tmp_path / part).parent.mkdir(exist_ok=True)
+        (tmp_path / part).symlink_to(ORACLE / part)
+    shutil.copytree(ORACLE / "cases" / "und_text", tmp_path / "cases" / "und_text")
+    path = tmp_path / "cases" / "und_text" / "case.json"
+    facts = json.loads(path.read_text())
+    del facts["params"]["max_length"]
+    path.write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=r"case.json lacks params.max_length"):
+        next(replay(tmp_path, ["und_text"], reference_impl.OPS, CPU, torch.float32))
 
 
 @pytest.mark.parametrize("ours", [torch.tensor([1.0, float("nan")]), torch.zeros(3)], ids=["nan", "other shape"])
