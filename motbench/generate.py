@@ -65,9 +65,8 @@ def generate(
         max_think_tokens=max_think_tokens,
     )
     start = time.perf_counter()
-    pipeline = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision)
     with watched("generate", {"denoise": steps - 1}) as probe:
-        result = pipeline.generate(request, probe)
+        result = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision).generate(request, probe)
     _write(result, out, trace)
     if result.text is not None:
         print(result.text)

@@ -28,7 +28,6 @@ def understand(
 
     ops, place, precision = resolve(impl, device, dtype)
     request = TextRequest(prompt, None if image is None else open_image(image), max_tokens)
-    pipeline = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision)
     with watched("understand", {"decode": max_tokens}) as probe:
-        answer = pipeline.understand(request, probe)
+        answer = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision).understand(request, probe)
     print(" ".join(map(str, answer.ids)) if ids else answer.text)
