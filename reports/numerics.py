@@ -93,7 +93,7 @@ def _parity(night: Night) -> list[Item]:
         groups[record.op, record.impl, record.device, record.dtype].append(record)
     items = []
     for (op, impl, device, dtype), records in groups.items():
-        type_ = f"python -m pytest tests/mot_impl -k {shlex.quote(op)}"
+        type_ = f"python -m pytest tests/mot_impl -k {shlex.quote(f'{op} and {dtype}')}"
         subject = f"{op} {impl} {dtype} on {device}"
         failing = [record for record in records if not record.ok]
         if failing:

@@ -18,6 +18,7 @@ from benchmarks.harness.records import (
     Difference,
     Environment,
     Golden,
+    LatentError,
     Parity,
     Profile,
     Provenance,
@@ -41,7 +42,7 @@ STEPS = [
     Step("golden", "pass", 130.0),
     Step("asv", "pass", 96.0),
 ]
-OPS = ("linear", "rms_norm", "head_rms_norm", "qk_norm_rotary", "gated_linear")
+OPS = ("linear/qkv", "rms_norm", "head_rms_norm", "qk_norm_rotary", "gated_linear/gate_up")
 CASES = ("mixed", "all_text", "all_image", "empty", "shuffled", "odd_sizes", "nan_in_unused_rows")
 PROMPTS = {
     "t2i-lighthouse": "a lighthouse at dusk, oil on canvas",
@@ -199,6 +200,10 @@ def golden(case: str, prompt: str, impl: str, against: str, pictures: dict[str, 
         pictures=pictures,
         seconds=4.2,
         golden_provenance={"commit": "aaaaaaaa", "approved": "first golden"},
+        device="cpu",
+        dtype="float32",
+        amplified=16,
+        latents=[LatentError("x_t", step, 1e-6 * (step + 1), 1 - 1e-9, 3e-6) for step in range(3 * (impl == "fused"))],
     )
 
 

@@ -112,7 +112,16 @@ def test_a_plot_of_hostile_names_is_still_a_picture(results: Results) -> None:
 
 def test_numbers_of_a_night_are_on_its_page(two_nights: Path) -> None:
     text = (two_nights / "index.html").read_text()
-    for wanted in ("1.6", "faster", "NVIDIA H100 80GB HBM3", "580.95.05", "2.11.0+cu128", "make it night", "≥ 0.99"):
+    for wanted in (
+        "1.6",
+        "faster",
+        "NVIDIA H100 80GB HBM3",
+        "580.95.05",
+        "2.11.0+cu128",
+        "make it night",
+        "≥ 0.99",
+        "difference × 16",
+    ):
         assert wanted in text
 
 

@@ -71,6 +71,13 @@ def test_a_slower_kernel_is_regressed_and_names_the_command(results: Results) ->
     )
 
 
+def test_a_failing_op_names_the_test_that_shows_it(results: Results) -> None:
+    folder = results.night(1)
+    fail_parity(folder)
+    item = next(i for i in verdict.judge(folder, results.path).items if i.status == "regressed")
+    assert item.reproduce == "python -m pytest tests/mot_impl -k 'linear/qkv and float32'"
+
+
 def test_a_faster_kernel_is_improved(results: Results) -> None:
     results.night(1, A, GPU)
     assert verdict.judge(results.night(2, B, GPU, fused_linear(0.8)), results.path).status == "improved"
@@ -244,7 +251,7 @@ MISSING: dict[str, tuple[Callable[[Path], None], str]] = {
     "run-file": (drop("run.json"), "environment run.json"),
     "step-never-ran": (no_step, "golden step golden"),
     "step-died": (dead_step, "golden step golden"),
-    "parity-number": (lost_number, "parity linear fused float32 on cpu"),
+    "parity-number": (lost_number, "parity linear/qkv fused float32 on cpu"),
     "golden-metric": (lost_metric, "golden t2i-lighthouse reference against golden"),
     "golden": (lost_golden, "golden t2i-lighthouse reference against golden"),
     "fused-picture": (no_fused_picture, "golden against reference"),
