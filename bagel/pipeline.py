@@ -27,16 +27,19 @@ THINK_PROMPT = (
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An input picture brought to size: pixels [3, H, W] in -1..1 for the autoencoder and the eye, with their grids.
-
-    `output` is the grid of the picture that editing makes: the size after the first resize.
-    """
+class Sized:
+    """Pixels [3, H, W] in -1..1, and how they divide into tokens."""
 
     pixels: Tensor
     grid: Grid
-    vit_pixels: Tensor
-    vit_grid: Grid
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An input picture of editing, as the autoencoder and the eye get it; `output` is the grid of what is made."""
+
+    clean: Sized
+    seen: Sized
     output: Grid
 
 
@@ -67,7 +70,7 @@ class BagelPipeline:
         times = schedule(request.steps, request.timestep_shift)
         picture = None if request.image is None else self._picture(request.image)
         grid = self._output_grid(request, picture)
-        self._check_length(request, picture)
+        self._check_length(request)
         init_noise, posterior_noise = self._noise(request, grid, picture)
 
         contexts, plan = self._contexts(request, picture, posterior_noise, probe)
@@ -82,34 +85,32 @@ class BagelPipeline:
     def understand(self, request: TextRequest, probe: Probe = QUIET) -> GeneratedText:
         """Answer a question, greedily. Raises ValueError."""
         model = self.model
-        picture = None if request.image is None else self._picture(request.image)
-        self._check_length(request, picture)
+        seen = None if request.image is None else self._seen(request.image)
+        self._check_length(request)
         context = model.transformer.empty_context()
-        if picture:
-            context = model.add_vit_image(context, picture.vit_pixels, picture.vit_grid, probe)
+        if seen:
+            context = model.add_vit_image(context, seen.pixels, seen.grid, probe)
         context = model.add_text(context, model.tokenizer.prompt(request.prompt), probe)
         _show(context, probe.at(phase="context"))
         ids = model.write(context, request.max_tokens, probe)
         return GeneratedText(model.tokenizer.shown(ids), ids)
 
     def _picture(self, image: Image.Image) -> Picture:
+        """The resize rules in upstream's order: the autoencoder's rule twice for the autoencoder, and the eye's rule on
+        the picture that has been through the autoencoder's once.
+        """
         first = self.vae_resize(to_rgb(image))
-        again, seen = self.vae_resize(first), self.vit_resize(first)
         stride, side = self.model.config.stride, self.model.latent_side
-        patch, vit_side = self.model.config.vision.patch, self.model.eye.side
-        try:
-            return Picture(
-                pixels=to_pixels(again),
-                grid=Grid.of(again.height, again.width, stride, side),
-                vit_pixels=to_pixels(seen),
-                vit_grid=Grid.of(seen.height, seen.width, patch, vit_side),
-                output=Grid.of(first.height, first.width, stride, side),
-            )
-        except ValueError as error:
-            raise ValueError(
-                f"the input image ({image.width} x {image.height}) is resized to {first.width} x {first.height} and to "
-                f"{seen.width} x {seen.height} for the eye, which does not fit this checkpoint: {error}"
-            ) from error
+        return Picture(
+            clean=_sized(self.vae_resize(first), stride, side),
+            seen=self._seen(image),
+            output=_sized(first, stride, side).grid,
+        )
+
+    def _seen(self, image: Image.Image) -> Sized:
+        """What the eye gets, in understanding too."""
+        first = self.vae_resize(to_rgb(image))
+        return _sized(self.vit_resize(first), self.model.config.vision.patch, self.model.eye.side)
 
     def _output_grid(self, request: ImageRequest, picture: Picture | None) -> Grid:
         if picture:
@@ -117,13 +118,13 @@ class BagelPipeline:
         height, width = request.height or 0, request.width or 0
         return Grid.of(height, width, self.model.config.stride, self.model.latent_side)
 
-    def _check_length(self, request: ImageRequest | TextRequest, picture: Picture | None) -> None:
+    def _check_length(self, request: ImageRequest | TextRequest) -> None:
         """Refuse a request that needs more rotary positions than the model has."""
         count = len(self.model.tokenizer.prompt(request.prompt))
         if isinstance(request, TextRequest):
-            images, written = (1 if picture else 0), request.max_tokens
+            images, written = (1 if request.image else 0), request.max_tokens
         else:
-            images, written = (2 if picture else 0) + 1, request.max_think_tokens if request.think else 0
+            images, written = (2 if request.image else 0) + 1, request.max_think_tokens if request.think else 0
             count += len(self.model.tokenizer.prompt(THINK_PROMPT)) if request.think else 0
         limit = self.model.config.language.max_positions
         require(
@@ -144,7 +145,7 @@ class BagelPipeline:
         init = _chosen(request.init_noise, torch.randn(shape, generator=generator), "init_noise")
         posterior = None
         if picture:
-            h, w = (side * config.latent_patch for side in (picture.grid.height, picture.grid.width))
+            h, w = (side * config.latent_patch for side in (picture.clean.grid.height, picture.clean.grid.width))
             drawn = torch.randn(config.autoencoder.latent_channels, h, w, generator=generator)
             posterior = _chosen(request.posterior_noise, drawn, "posterior_noise").to(self.model.device)
         return init.to(self.model.device), posterior
@@ -161,9 +162,9 @@ class BagelPipeline:
         if request.think:
             main = no_image = model.add_text(main, model.tokenizer.prompt(THINK_PROMPT), probe)
         if picture is not None and posterior_noise is not None:
-            latent = model.encode(picture.pixels, posterior_noise, probe)
-            main = model.add_latent_image(main, latent, picture.grid, probe)
-            main = model.add_vit_image(main, picture.vit_pixels, picture.vit_grid, probe)
+            latent = model.encode(picture.clean.pixels, posterior_noise, probe)
+            main = model.add_latent_image(main, latent, picture.clean.grid, probe)
+            main = model.add_vit_image(main, picture.seen.pixels, picture.seen.grid, probe)
         no_text = main
         prompt = model.tokenizer.prompt(request.prompt)
         main = model.add_text(main, prompt, probe)
@@ -196,6 +197,17 @@ class BagelPipeline:
             return guide(main, branch("no_text"), branch("no_image") if image_scale > 1 else None, guidance)
 
         return integrate(velocity, noise, times)
+
+
+def _sized(image: Image.Image, stride: int, side: int) -> Sized:
+    """A resized input picture. Raises ValueError if the checkpoint has no positions for it."""
+    try:
+        return Sized(to_pixels(image), Grid.of(image.height, image.width, stride, side))
+    except ValueError as error:
+        size = f"{image.width} x {image.height}"
+        raise ValueError(
+            f"the input image is resized to {size}, which does not fit this checkpoint: {error}"
+        ) from error
 
 
 def _chosen(given: Tensor | None, drawn: Tensor, name: str) -> Tensor:

@@ -179,5 +179,10 @@ def test_prompt_longer_than_the_models_positions_is_refused(checkpoint: Path, ed
 
 def test_input_image_too_large_for_the_checkpoint_is_refused_with_its_sizes(small: BagelPipeline) -> None:
     wide = replace(small, vae_resize=Resize(2048, 32, 16))
-    with pytest.raises(ValueError, match=r"input image \(1400 x 20\) is resized to 2048 x 32 .*use at most 1024"):
+    with pytest.raises(ValueError, match=r"input image is resized to 2048 x 32, .* use at most 1024"):
         wide.generate(replace(EDIT, image=Image.new("RGB", (1400, 20))))
+
+
+def test_understanding_does_not_need_latent_positions(small: BagelPipeline) -> None:
+    wide = replace(small, vae_resize=Resize(2048, 32, 16))
+    assert wide.understand(TextRequest("?", Image.new("RGB", (1400, 20)), max_tokens=2)).ids
