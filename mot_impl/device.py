@@ -1,5 +1,6 @@
 """Where the kernels run, and what they refuse. Everything here is asked once per call, at the door."""
 
+import functools
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def require_supported(*tensors: Tensor) -> None:
             x.device,
             error=NotImplementedError,
         )
-        capability = torch.cuda.get_device_capability(x.device)
+        capability = _capability(x.device)
         require(
             capability >= FIRST_CAPABILITY,
             "mot_impl has no kernel for {} on device {} of compute capability {}; it must be {} or newer",
@@ -66,6 +67,11 @@ def require_supported(*tensors: Tensor) -> None:
         x.device,
         error=NotImplementedError,
     )
+
+
+@functools.cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 def require_unit_stride(**tensors: Tensor | None) -> None:
