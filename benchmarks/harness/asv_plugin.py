@@ -4,6 +4,7 @@ asv loads this file because asv.conf.json names it in `plugins` (with a leading 
 its packages are exported from git (harness/overlay.py), and every measuring process gets that folder first on its path.
 """
 
+import fcntl
 import itertools
 import os
 import shutil
@@ -89,6 +90,7 @@ class OverlayEnvironment(Environment):  # type: ignore[misc]
 
     def install_project(self, conf: Any, repo: Any, commit_hash: str) -> None:
         """Export the packages under test. asv marks the commit as failed on ProcessError and ends on anything else."""
+        _hold(Path(self._path))
         folder = self._folder(commit_hash)
         try:
             packages = overlay.export(Path(repo._path), commit_hash, folder)
@@ -134,6 +136,17 @@ class OverlayEnvironment(Environment):  # type: ignore[misc]
 @cache
 def _here() -> Any:
     return environment.here()
+
+
+@cache
+def _hold(folder: Path) -> Any:
+    """Keep other asv processes out of `folder` until this one ends: which commit is installed is noted there."""
+    lock = (folder / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise util.UserError("another asv is running in this checkout; wait until it has ended") from error
+    return lock
 
 
 def _outside(benchmark_id: str) -> str:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks.harness import environment, profiles
 from benchmarks.harness.records import Status, Timing, Value, read_lines, write_json
@@ -17,21 +18,9 @@ def run(root: Path, results: Path, folder: Path, bench: str = "") -> tuple[Statu
     is never a baseline. folder gets timing.jsonl and values.jsonl, one line per process, and asv.conf.json, which says
     how asv was called. `bench` is a regular expression that selects benchmarks, as asv's --bench.
     """
-    from asv import util
-
     root, results, folder = root.resolve(), results.resolve(), folder.resolve()
     commit = environment.git(root, "rev-parse", "HEAD")
-    config = util.load_json(str(root / "asv.conf.json"), js_comments=True)
-    config |= {
-        "repo": str(root),
-        "benchmark_dir": str(root / "benchmarks"),
-        "env_dir": str(root / ".asv/env"),
-        "results_dir": str((folder if environment.changed_files(root) else results) / "asv"),
-        "html_dir": str(results / "asv-html"),
-        "records_dir": str(folder),
-        "records_exact": True,
-    }
-    write_json(folder / "asv.conf.json", config)
+    write_json(folder / "asv.conf.json", configuration(root, results, folder))
     command = [sys.executable, "-m", "asv", "run", "--config", str(folder / "asv.conf.json"), "--show-stderr"]
     command += ["--record-samples", f"{commit}^!", *(["--bench", bench] if bench else [])]
     # asv changes into the config file's folder; the path lets it find the plugin from there.
@@ -43,6 +32,22 @@ def run(root: Path, results: Path, folder: Path, bench: str = "") -> tuple[Statu
     if done.returncode:
         return "not-measured", f"asv ended with exit code {done.returncode}; its output says why"
     return "pass", ""
+
+
+def configuration(root: Path, results: Path, folder: Path) -> dict[str, Any]:
+    """The repository's asv.conf.json, for being read from another folder: absolute paths, and the run's own records."""
+    from asv import util
+
+    config: dict[str, Any] = util.load_json(str(root / "asv.conf.json"), js_comments=True)
+    return config | {
+        "repo": str(root),
+        "benchmark_dir": str(root / "benchmarks"),
+        "env_dir": str(root / ".asv/env"),
+        "results_dir": str((folder if environment.changed_files(root) else results) / "asv"),
+        "html_dir": str(results / "asv-html"),
+        "records_dir": str(folder),
+        "records_exact": True,
+    }
 
 
 def _expected(bench: str) -> list[str]:

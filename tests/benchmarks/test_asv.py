@@ -3,6 +3,7 @@
 The packages under test come from that repository, the benchmarks from this checkout.
 """
 
+import fcntl
 import itertools
 import json
 import math
@@ -14,7 +15,7 @@ import sys
 
 import pytest
 
-from benchmarks.harness import environment
+from benchmarks.harness import asv_runner, environment, profiles
 from benchmarks.harness.records import Timing, read_lines
 
 ROOT = environment.repository_root()
@@ -48,7 +49,8 @@ def repository(tmp_path_factory):
         git(folder, "config", name, text)
     config = json.loads((ROOT / "asv.conf.json").read_text()) | {"benchmark_dir": str(ROOT / "benchmarks")}
     (folder / "asv.conf.json").write_text(json.dumps(config))
-    (folder / ".gitignore").write_text("results\n.asv\n")
+    (folder / ".gitignore").write_text("results\n.asv\nbenchmarks\n")
+    (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
     commit(folder, "empty")
     shutil.copytree(ROOT / "reference_impl", folder / "reference_impl", ignore=shutil.ignore_patterns("__pycache__"))
     commit(folder, "reference")
@@ -135,3 +137,42 @@ def test_continuous_compares_two_commits(repository, finished):
 
 def test_unknown_revision_is_refused(repository, finished):
     assert asv(repository, "run", "no-such-branch..HEAD", "--bench", BENCH).returncode != 0
+
+
+def test_second_asv_in_one_checkout_is_refused(repository, finished):
+    (lock,) = repository.glob(".asv/env/*/lock")
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = asv(repository, "run", "HEAD^!", "--bench", BENCH)
+    assert done.returncode == 1
+    assert "another asv is running" in done.stdout
+
+
+def test_main_job_is_told_what_has_no_result(repository, finished, tmp_path):
+    status, reason = asv_runner.run(repository, tmp_path, tmp_path / "run", BENCH)
+    assert status == "not-measured"
+    assert reason.startswith("1 series have no result, linear.track_seconds('qkv'")
+
+
+@pytest.fixture
+def clone(repository, tmp_path):
+    """A checkout of the commit whose reference works."""
+    folder = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", str(repository), str(folder))
+    git(folder, "checkout", "--quiet", "HEAD~1")
+    (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
+    return folder
+
+
+def test_main_job_passes_and_finds_its_records(clone, tmp_path):
+    assert asv_runner.run(clone, tmp_path / "results", tmp_path / "run", BENCH) == ("pass", "")
+    records, _ = read_lines(tmp_path / "run/timing.jsonl", Timing)
+    assert len(records) == profiles.ROUNDS
+    assert list((tmp_path / "results/asv").glob("*/*-overlay-py*.json"))
+
+
+def test_dirty_tree_is_not_stored_among_the_results(clone, tmp_path):
+    results, folder = tmp_path / "results", tmp_path / "run"
+    assert asv_runner.configuration(clone, results, folder)["results_dir"] == str(results / "asv")
+    (clone / "new").touch()
+    assert asv_runner.configuration(clone, results, folder)["results_dir"] == str(folder / "asv")

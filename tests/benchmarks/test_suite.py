@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import asv.benchmark
 import pytest
 
 from benchmarks.harness import clock, doctor, environment, profiles
@@ -17,6 +16,8 @@ EXPECTED = (Path(__file__).parent / "expected_benchmarks.txt").read_text().split
 
 @pytest.fixture(scope="module")
 def discovered(tmp_path_factory):
+    import asv.benchmark
+
     file = tmp_path_factory.mktemp("discovery") / "benchmarks.json"
     command = [sys.executable, asv.benchmark.__file__, "discover", str(ROOT / "benchmarks"), str(file)]
     subprocess.run(command, check=True, cwd=file.parent)
