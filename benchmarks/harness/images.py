@@ -10,12 +10,13 @@ import hashlib
 import io
 import math
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from benchmarks.harness.environment import version_of
 from benchmarks.harness.records import LatentError, write_atomic
@@ -37,6 +38,9 @@ SSIM_WINDOW = 11
 
 AT_LEAST = frozenset({"psnr", "ssim", "ssim_worst_tile", "latent_cosine"})
 """Metrics that fall when pictures differ; all others rise."""
+
+SHEET_SIDE, TITLE, GAP = 256, 20, 8
+"""Pixels: the side that a small picture is enlarged towards, the height of a title, the space between pictures."""
 
 SSIM_NAMES = ("ssim", "ssim_worst_tile")
 FLIP_NAMES = ("flip_mean", "flip_p99", "flip_worst_tile")
@@ -176,6 +180,20 @@ def amplified(expected: RGB, actual: RGB) -> tuple[RGB, int]:
     largest = int(difference.max())
     factor = 2 ** int(math.log2(255 / largest)) if largest else 1
     return (difference * factor).astype(np.uint8), factor
+
+
+def side_by_side(pictures: Mapping[str, RGB]) -> RGB:
+    """The pictures in a row, each under its title, on white; small ones enlarged by a whole factor to be seen."""
+    height, width = (max(picture.shape[axis] for picture in pictures.values()) for axis in (0, 1))
+    scale = max(1, SHEET_SIDE // max(height, width))
+    width, height = width * scale, height * scale
+    sheet = Image.new("RGB", ((width + GAP) * len(pictures) + GAP, height + TITLE + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (title, picture) in enumerate(pictures.items()):
+        left = GAP + i * (width + GAP)
+        draw.text((left, GAP // 2), title, fill="black")
+        sheet.paste(Image.fromarray(picture.repeat(scale, axis=0).repeat(scale, axis=1)), (left, TITLE))
+    return np.asarray(sheet)
 
 
 def read_png(path: Path) -> RGB:

@@ -33,7 +33,7 @@ SCHEMA = 1
 """Version of every record below; readers refuse another."""
 
 Status = Literal["pass", "regressed", "improved", "inconclusive", "not-measured"]
-EXIT_CODES: dict[str, int] = {"pass": 0, "improved": 0, "regressed": 1, "inconclusive": 3, "not-measured": 4}
+EXIT_CODES: dict[Status, int] = {"pass": 0, "improved": 0, "regressed": 1, "inconclusive": 3, "not-measured": 4}
 
 T = TypeVar("T")
 
@@ -325,6 +325,8 @@ def from_dict(kind: Any, value: Any) -> Any:
         return None if value is None else from_dict(next(arg for arg in args if arg is not type(None)), value)
     if origin is list:
         return [from_dict(args[0], item) for item in value]
+    if origin is tuple:
+        return tuple(from_dict(arg, item) for arg, item in zip(args, value, strict=True))
     if origin is dict:
         return {str(key): from_dict(args[1], item) for key, item in value.items()}
     if dataclasses.is_dataclass(kind):

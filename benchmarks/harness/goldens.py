@@ -1,0 +1,239 @@
+"""Judging golden cases: parity with the reference at this commit, and drift from the approved picture."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import shlex
+import time
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bagel.pipeline import BagelPipeline, GeneratedImage
+from benchmarks.harness import images
+from benchmarks.harness.golden_case import GoldenCase, Kind
+from benchmarks.harness.images import RGB
+from benchmarks.harness.impls import FUSED
+from benchmarks.harness.records import Golden, LatentError, Status
+from reference_impl.contract import MoTOps
+
+Against = typing.Literal["reference", "golden"]
+KINDS: dict[Against, Kind] = {"reference": "parity", "golden": "drift"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is judged, beside which witness, where and in which precision.
+
+    impl     as it is typed: reference, fused or package.module:OPS
+    witness  the reference; if `ops` is the witness itself there is no parity to judge, only drift
+    """
+
+    impl: str
+    ops: MoTOps
+    witness: MoTOps
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype as it is typed: float32, not torch.float32."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A picture with its latents after, and its velocity during each update, [updates, n, width]; or why none."""
+
+    picture: RGB | None = None
+    latents: dict[typing.Literal["x_t", "v_t"], images.Map] = field(default_factory=dict)
+    error: str = ""
+
+
+Painter = Callable[[GoldenCase], Made]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one comparison, before it becomes a record."""
+
+    status: Status
+    reason: str
+    expected: RGB | None = None
+    actual: RGB | None = None
+    comparison: images.Comparison | None = None
+    latents: list[LatentError] = field(default_factory=list)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Every metric, of the picture and of the latents."""
+        found = {} if self.comparison is None else self.comparison.values
+        return found | latent_values(self.latents)
+
+
+def selected(cases: Iterable[GoldenCase], impl: str, device: torch.device) -> list[GoldenCase]:
+    """The cases that an implementation is judged on: on a CPU, where fused is interpreted, it gets the short ones."""
+    interpreted = impl == FUSED and device.type == "cpu"
+    return [case for case in cases if case.interpreter or not interpreted]
+
+
+def check(cases: Iterable[GoldenCase], plan: Plan, out: Path) -> Iterator[Golden]:
+    """Judge each case and yield its records as soon as they are there: against the reference, then the golden.
+
+    Every golden is read before the first picture is made. `out` is the folder that the records' pictures are relative
+    to. Raises OSError or ValueError for a golden or a case that cannot be read, NotImplementedError for a dtype that
+    the implementation does not have. A picture that cannot be made is a record that says why, not an error.
+    """
+    goldens = [(case, case.expected(), case.stale()) for case in cases]
+    judged, witness = painter(plan.ops, plan), painter(plan.witness, plan)
+    for case, expected, stale in goldens:
+        start = time.perf_counter()
+        made = judged(case)
+        if plan.ops is not plan.witness:
+            reference = witness(case)
+            finding = compare(reference, made, case.limits_of("parity", plan.dtype_name))
+            yield _record(case, plan, "reference", finding, out, start)
+            start = time.perf_counter()
+        golden = Made(expected, error=stale if expected is not None else _no_golden(case))
+        finding = compare(golden, made, case.limits_of("drift", plan.dtype_name))
+        yield _record(case, plan, "golden", finding, out, start)
+
+
+def painter(ops: MoTOps, plan: Plan) -> Painter:
+    """A function that makes the picture of a case with `ops`. Each checkpoint is loaded once."""
+
+    @functools.cache
+    def load(checkpoint: Path) -> BagelPipeline:
+        return BagelPipeline.from_checkpoint(checkpoint, ops, plan.device, plan.dtype)
+
+    def paint(case: GoldenCase) -> Made:
+        request, pipeline = case.image_request(), case.fitted(load(case.checkpoint))
+        try:
+            return made_of(pipeline.generate(request))
+        except ValueError as error:
+            # What an implementation did wrong, such as NaN in the picture, is a finding about it.
+            return Made(error=" ".join(str(error).split()))
+
+    return paint
+
+
+def made_of(result: GeneratedImage) -> Made:
+    """A generated picture as arrays. Raises ValueError unless it is RGB."""
+    if result.image.mode != "RGB":
+        raise ValueError(f"the picture has mode {result.image.mode} but must be RGB without alpha")
+    after = torch.cat([result.x_t[1:], result.final_latents[None]])
+    return Made(np.asarray(result.image), {"x_t": after.numpy(), "v_t": result.v_t.numpy()})
+
+
+def compare(expected: Made, made: Made, limits: Mapping[str, float] | None) -> Finding:
+    """Judge a picture against the expected one, and its latents too where both are known.
+
+    No picture is a failure; an expectation that is missing or void means that nothing was measured.
+    """
+    a, b = expected.picture, made.picture
+    if b is None:
+        return Finding("regressed", f"no picture was made: {made.error}", a)
+    if a is None or expected.error:
+        return Finding("not-measured", expected.error, a, b)
+    try:
+        found = images.compare(a, b)
+        pairs = [(name, latents, made.latents[name]) for name, latents in expected.latents.items()]
+        latents = [error for pair in pairs for error in images.latent_errors(*pair)]
+    except ValueError as error:
+        return Finding("regressed", str(error), a, b)
+    status, reason = judge(found.values | latent_values(latents), limits, found.versions)
+    return Finding(status, reason, a, b, found, latents)
+
+
+def judge(
+    values: Mapping[str, float], limits: Mapping[str, float] | None, versions: Mapping[str, str]
+) -> tuple[Status, str]:
+    """Status and reason. Every metric must be a number, and within its limit if it has one; None means no limits.
+
+    versions: metric -> what computed it, or why nothing did.
+    """
+    if limits is None:
+        return "not-measured", "case.json sets no limits for this dtype; docs/golden-images.md says how to find them"
+    outside = [name for name, limit in limits.items() if name in values and _outside(name, values[name], limit)]
+    if outside:
+        words = {name: "under" if name in images.AT_LEAST else "over" for name in outside}
+        said = (f"{name} {values[name]:.4g} is {words[name]} its limit {limits[name]:.4g}" for name in outside)
+        return "regressed", "; ".join(said)
+    missing = [name for name in {**values, **limits} if math.isnan(values.get(name, math.nan))]
+    if missing:
+        why = sorted({versions.get(name, "not computed") for name in missing})
+        return "not-measured", f"no number for {', '.join(missing)}: {'; '.join(why)}"
+    return "pass", ""
+
+
+def _outside(name: str, value: float, limit: float) -> bool:
+    return value < limit if name in images.AT_LEAST else value > limit
+
+
+def latent_values(errors: list[LatentError]) -> dict[str, float]:
+    """The worst update of the latents (x_t): relative L2 error, cosine, largest difference. Nothing without errors."""
+    x = [error for error in errors if error.field == "x_t"]
+    if not x:
+        return {}
+    return {
+        "latent_relative_l2": max(error.relative_l2 for error in x),
+        "latent_cosine": min(error.cosine for error in x),
+        "latent_absmax": max(error.worst for error in x),
+    }
+
+
+def reproduce(case: GoldenCase, plan: Plan) -> str:
+    """One line that judges this case again."""
+    words = ("motbench", "golden", "check", "--case", case.name, "--impl", plan.impl)
+    return shlex.join((*words, "--device", plan.device.type, "--dtype", plan.dtype_name))
+
+
+def _no_golden(case: GoldenCase) -> str:
+    return f'there is no golden; look at the picture, then type: motbench golden accept {case.name} --reason "..."'
+
+
+def _record(case: GoldenCase, plan: Plan, against: Against, finding: Finding, out: Path, start: float) -> Golden:
+    limits, found = case.limits_of(KINDS[against], plan.dtype_name), finding.comparison
+    stem = "-".join((case.name, plan.impl, plan.dtype_name, "against", against))
+    pictures, amplified = _draw(finding, out, stem)
+    return Golden(
+        case=case.name,
+        task=case.request.task,
+        prompt=case.request.prompt,
+        impl=plan.impl,
+        against=against,
+        status=finding.status,
+        reason=finding.reason,
+        reproduce=reproduce(case, plan),
+        metrics=finding.values,
+        limits=limits or {},
+        metric_versions={} if found is None else found.versions,
+        identical=found is not None and found.identical,
+        pictures=pictures,
+        seconds=time.perf_counter() - start,
+        golden_provenance=case.approval.summary if case.approval else {},
+        device=plan.device.type,
+        dtype=plan.dtype_name,
+        amplified=amplified,
+        latents=finding.latents,
+    )
+
+
+def _draw(finding: Finding, out: Path, stem: str) -> tuple[dict[str, str], int]:
+    """Write the pictures that there are below out/pictures: their names and paths, and the difference's factor."""
+    expected, actual, factor = finding.expected, finding.actual, 1
+    drawn = {name: picture for name, picture in (("expected", expected), ("actual", actual)) if picture is not None}
+    if expected is not None and actual is not None and expected.shape == actual.shape:
+        drawn["difference"], factor = images.amplified(expected, actual)
+        titled = {f"difference x {factor}" if name == "difference" else name: drawn[name] for name in drawn}
+        drawn["side by side"] = images.side_by_side(titled)
+    paths = {name: f"pictures/{re.sub(r'[^a-zA-Z0-9_.-]+', '_', f'{stem}-{name}')}.png" for name in drawn}
+    for name, path in paths.items():
+        images.write_png(out / path, drawn[name])
+    return paths, factor
