@@ -8,12 +8,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness.records import Golden, Parity, Profile, Series, Value
+from benchmarks.harness.records import Conformance, Difference, Golden, Parity, Profile, Series, Value
 from reports import pictures, plots
 from reports.asv_results import Number
 from reports.item import SEVERITY
 from reports.night import Night
-from reports.numerics import largest_share
+from reports.numerics import largest_share, share
 from reports.pictures import Picture
 from reports.plots import SharePoint, Shelf, TimePoint
 from reports.speed import of_this_run
@@ -32,11 +32,18 @@ class ParityRow:
     op: str
     impl: str
     place: str
-    tiles: str
     n_cases: int
     n_outside: int
     worst: str
     worst_case: str
+
+
+@dataclass(frozen=True)
+class ConformanceRow:
+    """One replayed case. nearest: the field that used most of its limit, or the failing ones."""
+
+    record: Conformance
+    nearest: str
 
 
 @dataclass(frozen=True)
@@ -110,16 +117,32 @@ def parity_rows(records: list[Parity]) -> list[ParityRow]:
     rows = []
     for (op, impl, place), group in groups.items():
         top = max(group, key=_rank)
-        tiles = sorted({record.tile for record in group})
-        told = ", ".join(tiles[:3]) + (f" and {len(tiles) - 3} more" if len(tiles) > 3 else "")
         outside = sum(not record.ok for record in group)
-        rows.append(ParityRow(op, impl, place, told, len(group), outside, percent(largest_share(top)), top.case))
+        rows.append(ParityRow(op, impl, place, len(group), outside, percent(largest_share(top)), top.case))
     return sorted(rows, key=lambda row: row.n_outside == 0)
+
+
+def tile_origins(night: Night) -> list[str]:
+    """Where the tiles came from: what a tile's description says in brackets at its end, or all of it."""
+    tiles = {r.tile for r in night.parity} | {r.tile for r in night.timing}
+    return sorted({tile[tile.rfind("(") + 1 : -1] if tile.endswith(")") else tile for tile in tiles - {"", "none"}})
 
 
 def _rank(record: Parity) -> float:
     found = largest_share(record)
     return math.inf if math.isnan(found) else found
+
+
+def conformance_rows(records: list[Conformance]) -> list[ConformanceRow]:
+    """One row per replayed case, failing ones first."""
+    return [ConformanceRow(r, _nearest(r.differences)) for r in sorted(records, key=lambda r: r.ok)]
+
+
+def _nearest(differences: list[Difference]) -> str:
+    if failing := [d for d in differences if not d.ok]:
+        return f"outside: {', '.join(d.field for d in failing[:4])}" + (" and more" if len(failing) > 4 else "")
+    used = [(share(d.worst, d.limit_worst), d.field) for d in differences if d.limit_worst is not None]
+    return "nothing was judged" if not used else f"{max(used)[1]}, {percent(max(used)[0])} of its limit"
 
 
 def parity_plot(records: list[Parity], shelf: Shelf) -> str:

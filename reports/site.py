@@ -73,11 +73,11 @@ def _write(results: Path, site: Path, shelf: Shelf) -> None:
     history = [_past(folder, results, i) for i, folder in enumerate(folders)]
     write_atomic(site / MARKER, b"written by motbench report; safe to delete\n")
     shutil.copyfile(TEMPLATES / "style.css", site / "style.css")
-    _render(site / "index.html", "", night, judged, results, shelf, history)
+    _render(site / "index.html", night, judged, results, shelf, history)
     for folder, past in list(zip(folders, history, strict=True))[1 : PAGES + 1]:
         if not past.why:
             older = verdict.of(folder, results)
-            _render(site / past.link, "../", load(folder), older, results, shelf, history)
+            _render(site / past.link, load(folder), older, results, shelf, history)
 
 
 def _past(folder: Path, results: Path, age: int) -> Past:
@@ -92,13 +92,12 @@ def _past(folder: Path, results: Path, age: int) -> Past:
     return Past(folder.name, run.provenance.commit, run.started, judged.status, judged.sentence, link, "")
 
 
-def _render(
-    path: Path, root: str, night: Night, judged: Verdict, results: Path, shelf: Shelf, history: list[Past]
-) -> None:
-    """Write one page; `root` leads from it to the site's root."""
+def _render(path: Path, night: Night, judged: Verdict, results: Path, shelf: Shelf, history: list[Past]) -> None:
+    """Write one page of the site that `shelf` belongs to."""
+    site = shelf.new.parent
     numbers = speed.fresh_numbers(results, night.run)[0] if night.run else []
     html = _ENVIRONMENT.get_template("page.html").render(
-        root=root,
+        root="" if path.parent == site else "../",
         night=night,
         run=night.run,
         verdict=judged,
@@ -106,11 +105,13 @@ def _render(
         gates=[(area, worst(judged.area(area)), verdict.headline(judged.area(area))) for area in AREAS],
         to_type=next((item.reproduce for item in judged.items if item.status == judged.status and item.reproduce), ""),
         open_items=[item for item in judged.items if item.status != "pass"],
+        origins=page.tile_origins(night),
+        conformance_rows=page.conformance_rows(night.conformance),
         parity_rows=page.parity_rows(night.parity),
         parity_plot=page.parity_plot(night.parity, shelf),
         times=page.time_tables(night, judged, shelf),
         values=page.values(night, numbers),
-        cards=page.cards(night, shelf.new.parent),
+        cards=page.cards(night, site),
         outside=page.outside(night.profile.outside if night.profile else []),
         history=history,
         floor=words.percent(timing.FLOOR[night.run.provenance.environment.profile]) if night.run else "",
