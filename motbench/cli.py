@@ -7,15 +7,25 @@ import typer
 from motbench.doctor import doctor
 from motbench.exits import guarded
 from motbench.generate import generate
+from motbench.golden import golden
+from motbench.nightly import nightly
 from motbench.parity import parity
 from motbench.report import report
+from motbench.steps import step
 from motbench.understand import understand
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+HELP = """Are today's fused image-model kernels right, and how fast are they?
+
+Exit codes: 0 pass, 1 regressed, 2 bad input, 3 inconclusive, 4 not measured, 5 internal error."""
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 app.callback()(lambda: None)  # without a callback, a single command would lose its name
+app.command("nightly")(nightly)
+app.command("step", hidden=True)(step)
 app.command("doctor")(doctor)
 app.command("generate")(generate)
 app.command("parity")(parity)
+app.add_typer(golden, name="golden")
 app.command("understand")(understand)
 app.command("report")(report)
 

@@ -1,0 +1,155 @@
+"""`motbench nightly`, the main job: doctor, conformance, parity, golden images, asv on HEAD, verdict, report."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import typer
+
+if typing.TYPE_CHECKING:
+    from benchmarks.harness.records import Provenance, Status, Step
+
+GATES = ("conformance", "parity", "golden")
+"""The steps that must be green before time is measured, in order."""
+
+STEP_LIMIT_S = 30 * 60
+"""A step that runs longer is ended and is not measured: a hang must not cost the report."""
+
+
+@dataclass(frozen=True)
+class Night:
+    """What every step needs: the repository, where results go, this run's folder and what it measures."""
+
+    root: Path
+    results: Path
+    folder: Path
+    provenance: Provenance
+
+
+def nightly(
+    results: typing.Annotated[Path, typer.Option(help="where records, asv results and the report go")] = Path(
+        "results"
+    ),
+    keep: typing.Annotated[int, typer.Option(help="runs whose pictures are kept; records are kept for good")] = 30,
+) -> None:
+    """Run the main job on HEAD to the end; leave with the verdict's exit code."""
+    from benchmarks.harness import environment, records
+    from reports import retention, site
+    from reports import verdict as judge
+
+    root = environment.repository_root()
+    provenance = environment.provenance(root, seed=0, command="motbench nightly")
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{provenance.commit[:8]}"
+    night = Night(root, results.resolve(), results.resolve() / "runs" / run_id, provenance)
+    with only_one(night.results):
+        if provenance.dirty:
+            print("The tree is dirty: HEAD is measured and shown, but not stored as a baseline.")
+        run = records.Run(run_id, environment.now(), "", not provenance.dirty, provenance, [])
+        for outcome in _steps(night):
+            run = replace(run, steps=[*run.steps, outcome], finished=environment.now())
+            records.write_json(night.folder / "run.json", run)
+            print(f"  {outcome.name}: {outcome.status} {outcome.reason}".rstrip() + f" ({outcome.seconds:.0f} s)")
+
+        print("verdict and report", flush=True)
+        verdict = judge.judge(night.folder, night.results)
+        records.write_json(night.folder / "verdict.json", verdict)
+        retention.prune(night.results, keep)
+        page = site.build(night.results, night.results / "site")
+        print(f"\n{judge.summary_text(verdict)}\n\nreport: {page}")
+    raise typer.Exit(records.EXIT_CODES[verdict.status])
+
+
+@contextmanager
+def only_one(results: Path) -> Iterator[None]:
+    """Hold results/.lock: two runs at once would disturb each other's times. Raises ValueError if another holds it."""
+    results.mkdir(parents=True, exist_ok=True)
+    with (results / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another run is writing to {results}; wait for it, or give --results elsewhere"
+            ) from error
+        yield
+
+
+def _steps(night: Night) -> Iterator[Step]:
+    """Each step's outcome in turn. A failed doctor ends the run; a red gate lets the other gates run, but not asv."""
+    from benchmarks.harness.records import Step
+
+    doctor = _timed("doctor", lambda: _doctor(night))
+    yield doctor
+    if doctor.status != "pass":
+        return
+    red = []
+    for name in GATES:
+        outcome = _timed(name, partial(_measured, night, name))
+        red += [name] if outcome.status != "pass" else []
+        yield outcome
+    if red:
+        yield Step("asv", "not-measured", 0.0, f"no time is measured while {' and '.join(red)} is not green")
+    else:
+        yield _timed("asv", partial(_asv, night))
+
+
+def _timed(name: str, run: Callable[[], tuple[Status, str]]) -> Step:
+    """One step, announced before and never raising for what the step itself did wrong."""
+    from benchmarks.harness.records import Step
+
+    print(name, flush=True)
+    started = time.monotonic()
+    try:
+        status, reason = run()
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        status, reason = "not-measured", " ".join(str(error).split())
+    return Step(name, status, time.monotonic() - started, reason)
+
+
+def _doctor(night: Night) -> tuple[Status, str]:
+    from benchmarks.harness import doctor, profiles, records
+
+    checks = doctor.examine(night.root)
+    records.write_json(night.folder / "doctor.json", checks)
+    profile = profiles.declared(night.provenance.environment.profile)
+    records.write_json(night.folder / "series.json", profile)
+    failed = [check for check in checks if check.status == "failed"]
+    if failed:
+        return "not-measured", f"{failed[0].name}: {failed[0].found}; {failed[0].cure}"
+    return "pass", ""
+
+
+def _measured(night: Night, name: str) -> tuple[Status, str]:
+    """One measuring step in its own process, importing the packages under test of HEAD and nothing newer."""
+    from benchmarks.harness import overlay
+    from benchmarks.harness.records import EXIT_CODES
+
+    commit = night.provenance.commit
+    kept = night.root / ".asv" / "nightly" / commit
+    packages = overlay.export(night.root, commit, kept)
+    environment = os.environ | {"PYTHONPATH": str(packages), "TRITON_CACHE_DIR": str(kept / "triton")}
+    if night.provenance.environment.profile == "cpu":
+        environment["TRITON_INTERPRET"] = "1"
+    # -P: without it the working directory would come before the overlay.
+    command = [sys.executable, "-P", "-m", "motbench", "step", name, str(night.folder), str(packages)]
+    code = subprocess.run(command, env=environment, cwd=night.root, timeout=STEP_LIMIT_S, check=False).returncode
+    for status, known in EXIT_CODES.items():
+        if known == code:
+            return status, "" if status == "pass" else f"see {name}.jsonl in {night.folder}"
+    return "not-measured", f"the step ended with exit code {code}; its output above says why"
+
+
+def _asv(night: Night) -> tuple[Status, str]:
+    from benchmarks.harness import asv_runner
+
+    return asv_runner.run(night.root, night.results, night.folder)

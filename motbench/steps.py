@@ -1,0 +1,117 @@
+"""The measuring steps of the main job, each run in a process of its own: `motbench step NAME RUN_FOLDER PACKAGES`.
+
+A step appends records to the run folder and returns its Status. The process must have imported the packages under test
+from PACKAGES (the overlay of one commit); anything else is an error, not a number.
+"""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+
+import typer
+
+if typing.TYPE_CHECKING:
+    import torch
+
+    from benchmarks.harness.records import Status
+
+ORACLE = Path("tests/data/bagel_oracle")
+
+
+def step(name: str, folder: Path, packages: Path) -> None:
+    """Run one measuring step (hidden: `motbench nightly` starts it)."""
+    from benchmarks.harness.records import EXIT_CODES
+
+    if name not in STEPS:
+        raise ValueError(f"step {name!r} is unknown; use one of {', '.join(STEPS)}")
+    prove_packages(packages)
+    raise typer.Exit(EXIT_CODES[STEPS[name](folder)])
+
+
+def prove_packages(packages: Path) -> None:
+    """Refuse to measure packages that are not under `packages`."""
+    import reference_impl
+
+    found = Path(reference_impl.__file__).resolve().parents[1]
+    if found != packages.resolve():
+        raise ValueError(f"reference_impl was imported from {found} but must come from {packages}; unset PYTHONPATH")
+
+
+def conformance(folder: Path) -> Status:
+    """The reference implementation against the original BAGEL: float32 on the CPU, every stored case."""
+    import torch
+
+    import reference_impl
+    from benchmarks.harness.conformance import replay
+    from benchmarks.harness.records import append_line
+
+    ok: list[bool] = []
+    for result in replay(ORACLE, None, reference_impl.OPS, torch.device("cpu"), torch.float32):
+        append_line(folder / "conformance.jsonl", result)
+        print(f"  {result.case:28} {'within' if result.ok else 'OUTSIDE'}  {result.seconds:5.1f} s", flush=True)
+        ok.append(result.ok)
+    return _all(ok)
+
+
+def parity(folder: Path) -> Status:
+    """Every op of the fused implementation against the reference, every case, in every dtype that runs here."""
+    from benchmarks.harness.gate import op_parity
+    from benchmarks.harness.impls import load_impl
+    from benchmarks.harness.inputs import BAGEL_CASES, CASES
+    from benchmarks.harness.records import append_line
+
+    ops = load_impl("fused")
+    device, dtypes = _places()
+    cases = [*CASES.values(), *(BAGEL_CASES.values() if device.type == "cuda" else ())]
+    ok: list[bool] = []
+    for dtype in dtypes:
+        before = len(ok)
+        for case in cases:
+            for result in op_parity(ops, case, dtype, device):
+                append_line(folder / "parity.jsonl", result)
+                ok.append(result.ok)
+                if not result.ok:
+                    print(f"  {result.op} {result.case}: worst {result.worst:.3g}, limit {result.limit_worst:.3g}")
+        print(f"  {dtype}: {sum(ok[before:])} of {len(ok) - before} within their limits", flush=True)
+    return _all(ok)
+
+
+def golden(folder: Path) -> Status:
+    """Pictures: the reference on every golden case; fused on all of them on a GPU, on the short ones interpreted."""
+    import reference_impl
+    from benchmarks.harness import goldens
+    from benchmarks.harness.golden_case import GOLDENS, read_cases
+    from benchmarks.harness.records import append_line
+    from motbench.implementation import resolve
+
+    device, _ = _places()
+    fused_in = ("float32", "bfloat16") if device.type == "cuda" else ("float32",)
+    cases = read_cases(Path(GOLDENS))
+    statuses: list[Status] = []
+    for impl, dtype in [("reference", "float32"), *(("fused", name) for name in fused_in)]:
+        ops, device, torch_dtype = resolve(impl, device.type, dtype)
+        plan = goldens.Plan(impl, ops, reference_impl.OPS, device, torch_dtype)
+        for result in goldens.check(goldens.selected(cases, impl, device), plan, folder):
+            append_line(folder / "golden.jsonl", result)
+            statuses.append(result.status)
+            line = f"  {result.case:24} {impl:9} {dtype:8} against {result.against:9} {result.status:12}"
+            print(f"{line} {result.seconds:5.1f} s  {result.reason}".rstrip(), flush=True)
+    order: tuple[Status, ...] = ("regressed", "not-measured", "inconclusive")
+    return next((status for status in order if status in statuses), "pass" if statuses else "not-measured")
+
+
+STEPS = {"conformance": conformance, "parity": parity, "golden": golden}
+
+
+def _places() -> tuple[torch.device, list[torch.dtype]]:
+    """Where the fused kernels run here: all three dtypes on a GPU, what the interpreter gets right on a CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda"), [torch.bfloat16, torch.float16, torch.float32]
+    return torch.device("cpu"), [torch.float32, torch.float16]
+
+
+def _all(ok: list[bool]) -> Status:
+    return "not-measured" if not ok else "pass" if all(ok) else "regressed"
