@@ -8,7 +8,6 @@ from motbench.doctor import doctor
 from motbench.exits import guarded
 from motbench.generate import generate
 from motbench.golden import golden
-from motbench.golden import golden
 from motbench.nightly import nightly
 from motbench.parity import parity
 from motbench.report import report
@@ -26,7 +25,6 @@ app.command("step", hidden=True)(step)
 app.command("doctor")(doctor)
 app.command("generate")(generate)
 app.command("parity")(parity)
-app.add_typer(golden, name="golden")
 app.add_typer(golden, name="golden")
 app.command("understand")(understand)
 app.command("report")(report)
