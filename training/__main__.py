@@ -1,0 +1,190 @@
+"""`python -m training STAGE`: trains the small BAGEL in stages, exports it, and measures it. docs/training.md tells how.
+
+Exit codes as everywhere: 0 done, 2 wrong usage or bad input, 3 stopped in time with the plan unfinished (run it again).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+UNFINISHED = 3
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one stage; one line on stderr for bad input instead of a traceback."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except (ValueError, TypeError, NotImplementedError, OSError) as error:
+        print(f"training: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    stages = parser.add_subparsers(required=True, metavar="STAGE")
+    _add_autoencoder(stages)
+    _add_transformer(stages)
+
+    one = stages.add_parser("export", help="write the checkpoint folder from a transformer's state")
+    one.set_defaults(run=_export)
+    one.add_argument("--state", type=Path, required=True)
+    one.add_argument("--autoencoder", type=Path, required=True)
+    one.add_argument("--out", type=Path, required=True)
+    one.add_argument("--tiny", action="store_true")
+
+    one = stages.add_parser("sheet", help="draw held-out prompts and edits from a transformer's state, to look at")
+    one.set_defaults(run=_sheet)
+    one.add_argument("--state", type=Path, required=True)
+    one.add_argument("--autoencoder", type=Path, required=True)
+    one.add_argument("--out", type=Path, required=True, help="PNG; the texts go beside it as .txt")
+    one.add_argument("--device", default="cpu")
+    one.add_argument("--size", type=int, default=128)
+    one.add_argument("--tiny", action="store_true")
+
+    one = stages.add_parser("plot", help="draw the losses of one or more stages")
+    one.set_defaults(run=_plot)
+    one.add_argument("logs", type=Path, nargs="+", help="log.jsonl files")
+    one.add_argument("--out", type=Path, required=True, help="PNG")
+
+    one = stages.add_parser("evaluate", help="score a checkpoint on held-out prompts, through bagel's pipeline")
+    one.set_defaults(run=_evaluate)
+    one.add_argument("--checkpoint", type=Path, required=True)
+    one.add_argument("--out", type=Path, required=True, help="JSON")
+    one.add_argument("--count", type=int, default=500, help="held-out samples per task")
+    one.add_argument("--steps", type=int, default=25)
+    one.add_argument("--size", type=int, default=128)
+    one.add_argument("--device", default="cpu")
+    one.add_argument("--processes", type=int, default=1)
+    one.add_argument("--pictures", type=Path, default=None, help="also write every picture here")
+
+    one = stages.add_parser("card", help="write the model card from what was measured")
+    one.set_defaults(run=_card)
+    one.add_argument("--scores", type=Path, required=True, help="JSON of evaluate")
+    one.add_argument("--logs", type=Path, nargs="+", required=True)
+    one.add_argument("--out", type=Path, required=True)
+    return parser
+
+
+def _add_common(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--folder", type=Path, required=True, help="state, log and results; resumed if it holds a state")
+    one.add_argument("--minutes", type=float, default=9.0, help="wall clock of this call, imports included")
+    one.add_argument("--steps", type=int, default=None, help="of the whole plan; default: what fits into the minutes")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--device", default="cuda")
+    one.add_argument("--processes", type=int, default=12, help="that draw scenes; 0: this one")
+    one.add_argument("--tiny", action="store_true", help="the tests' sizes")
+    one.add_argument("--size", type=int, default=128, help="pixels of a square picture")
+
+
+def _add_autoencoder(stages: Any) -> None:
+    one = stages.add_parser("autoencoder", help="stage 1")
+    one.set_defaults(run=_autoencoder)
+    _add_common(one)
+    one.add_argument("--batch", type=int, default=128)
+    one.add_argument("--scenes", type=int, default=65536, help="drawn once")
+
+
+def _add_transformer(stages: Any) -> None:
+    one = stages.add_parser("transformer", help="stage 2: text-to-image, editing and questions")
+    one.set_defaults(run=_transformer)
+    _add_common(one)
+    one.add_argument("--autoencoder", type=Path, required=True, help="folder of a finished stage 1")
+    one.add_argument("--texts", type=int, default=512, help="text-to-image samples per step")
+    one.add_argument("--edits", type=int, default=192)
+    one.add_argument("--asked", type=int, default=128)
+    one.add_argument("--block", type=int, default=32768, help="scenes drawn at a time")
+    one.add_argument("--block-steps", type=int, default=1000, help="steps that use a block")
+    one.add_argument("--muon-rate", type=float, default=6e-3)
+    one.add_argument("--adam-rate", type=float, default=2e-3)
+    one.add_argument("--compile", action="store_true", help="torch.compile of the decoder layer")
+
+
+def _run(a: argparse.Namespace) -> Any:
+    import torch
+
+    from training.loop import Run
+
+    if a.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda is asked for but torch finds no GPU here; use --device cpu")
+    if a.device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+    return Run(a.folder, a.minutes, a.steps, a.seed, torch.device(a.device))
+
+
+def _sizes(a: argparse.Namespace) -> Any:
+    from training.model import TINY, Sizes
+
+    return TINY if a.tiny else Sizes()
+
+
+def _autoencoder(a: argparse.Namespace) -> int:
+    from training.autoencoder import AutoencoderOptions, train_autoencoder
+
+    options = AutoencoderOptions(batch=a.batch, size=a.size, scenes=a.scenes)
+    return 0 if train_autoencoder(_run(a), _sizes(a), options, a.processes) else UNFINISHED
+
+
+def _transformer(a: argparse.Namespace) -> int:
+    from training.transformer import TransformerOptions, train_transformer
+
+    options = TransformerOptions(
+        texts=a.texts,
+        edits=a.edits,
+        asked=a.asked,
+        size=a.size,
+        block=a.block,
+        block_steps=a.block_steps,
+        muon_rate=a.muon_rate,
+        adam_rate=a.adam_rate,
+        compiled=a.compile,
+    )
+    return 0 if train_transformer(_run(a), a.autoencoder, _sizes(a), options, a.processes) else UNFINISHED
+
+
+def _export(a: argparse.Namespace) -> int:
+    from training.transformer import export_checkpoint
+
+    step = export_checkpoint(a.state, a.autoencoder, _sizes(a), a.out)
+    size = sum(path.stat().st_size for path in a.out.iterdir())
+    print(f"wrote {a.out}: step {step}, {size / 2**20:.2f} MiB")
+    return 0
+
+
+def _sheet(a: argparse.Namespace) -> int:
+    from training.sheet import write_sheet_of_state
+
+    for i, text in enumerate(write_sheet_of_state(a.state, a.autoencoder, _sizes(a), a.size, a.device, a.out)):
+        print(f"{i + 1:2d} {text}")
+    return 0
+
+
+def _plot(a: argparse.Namespace) -> int:
+    from training.plot import plot_losses
+
+    plot_losses(a.logs, a.out)
+    print(f"wrote {a.out}")
+    return 0
+
+
+def _evaluate(a: argparse.Namespace) -> int:
+    from training.evaluate import EvaluationOptions, evaluate
+
+    options = EvaluationOptions(a.count, a.steps, a.size, a.device, a.processes, a.pictures)
+    evaluate(a.checkpoint, options, a.out)
+    return 0
+
+
+def _card(a: argparse.Namespace) -> int:
+    from training.card import write_card
+
+    write_card(a.scores, a.logs, a.out)
+    print(f"wrote {a.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Stage 1: the autoencoder, on scenes of the world and on wild ones in any colour and place."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bagel.autoencoder import Autoencoder
+from bagel.config import BagelConfig
+from training.data import Drawers, Order, Table
+from training.files import append_json, save_tensors
+from training.loop import Run, describe, train
+from training.model import Sizes, write_configs
+from training.optim import Optimizer
+from training.render import render, wild_rows
+
+EDGES, KL = 0.5, 1e-3
+"""Weights beside the mean absolute error: of the differences between neighbours, and of the divergence per latent."""
+
+
+@dataclass(frozen=True)
+class AutoencoderOptions:
+    """batch pictures of size x size a step, half of them wild; `scenes` drawn once and used again and again."""
+
+    batch: int = 128
+    size: int = 128
+    scenes: int = 65536
+    rate: float = 2e-3
+
+
+class AutoencoderStage:
+    """Losses of pictures drawn on the device, from the seed and the step."""
+
+    def __init__(self, model: Autoencoder, table: Table, options: AutoencoderOptions, run: Run) -> None:
+        self.model, self.options, self.run = model, options, run
+        self.scenes = table["scene"].to(run.device)
+        self.optimizer = Optimizer(model, set(), 0.0, options.rate)
+
+    def losses(self, step: int) -> dict[str, Tensor]:
+        """Mean absolute error, edge error and divergence of a batch."""
+        options, device = self.options, self.run.device
+        generator = torch.Generator(device).manual_seed(self.run.seed * 1_000_003 + step)
+        half = options.batch // 2
+        wild = torch.from_numpy(wild_rows(np.random.default_rng([self.run.seed, step]), half, options.size))
+        chosen = torch.randint(len(self.scenes), (half,), generator=generator, device=device)
+        rows = torch.cat([self.scenes[chosen], wild.to(device)])
+        pixels = to_range(render(rows, options.size, options.size))
+        with mixed(device):
+            mean, logvar = self.model.encoder(pixels).float().chunk(2, dim=1)
+            noise = torch.randn(mean.shape, generator=generator, device=device)
+            decoded = self.model.decoder(mean + torch.exp(0.5 * logvar) * noise).float()
+        return {
+            "l1": F.l1_loss(decoded, pixels),
+            "edges": EDGES * _edge_error(decoded - pixels),
+            "kl": KL * 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean(),
+        }
+
+
+def train_autoencoder(run: Run, sizes: Sizes, options: AutoencoderOptions, processes: int) -> bool:
+    """Train, and when the plan is complete write ae.safetensors and ae_config.json; True if it is."""
+    config = write_configs(run.folder, sizes)
+    with Drawers(processes) as drawers:
+        table = drawers.table(Order("scene", options.size, options.size, run.folder), f"ae/{run.seed}", options.scenes)()
+    torch.manual_seed(run.seed)
+    model = on_device(Autoencoder(config.autoencoder), run.device)
+    stage = AutoencoderStage(model, table, options, run)
+    describe(run, stage="autoencoder", parameters=sum(p.numel() for p in model.parameters()), batch=options.batch)
+    if not train(stage, run):
+        return False
+    stage.optimizer.use_average()
+    _finish(model, table, sizes, options, run)
+    return True
+
+
+@torch.no_grad()
+def _finish(model: Autoencoder, table: Table, sizes: Sizes, options: AutoencoderOptions, run: Run) -> None:
+    """Measure the latents' mean and deviation and the error, in the precision of the file, and write both files."""
+    for p in model.parameters():
+        p.copy_(p.half().float())
+    squares, means, variances = [], [], []
+    for rows in table["scene"][:1024].split(64):
+        pixels = to_range(render(rows.to(run.device), options.size, options.size))
+        mean, logvar = model.encoder(pixels).chunk(2, dim=1)
+        means.append(mean)
+        variances.append(logvar.exp().mean())
+        squares.append((model.decoder(mean).clamp(-1, 1) - pixels).square().mean((1, 2, 3)) / 4)
+    values, psnr = torch.cat(means), -10 * torch.cat(squares).log10()
+    deviation = (values.var() + torch.stack(variances).mean()).sqrt()
+    scale, shift = 1 / float(deviation), float(values.mean())
+    write_configs(run.folder, sizes, scale, shift)
+    save_tensors(run.folder / "ae.safetensors", {n: t.half() for n, t in model.state_dict().items()})
+    result = {"psnr_median": float(psnr.median()), "psnr_worst": float(psnr.min()), "scale": scale, "shift": shift}
+    append_json(run.folder / "log.jsonl", result)
+    print(result)
+
+
+def load_autoencoder(folder: Path, device: torch.device) -> Autoencoder:
+    """A finished autoencoder, frozen. Raises FileNotFoundError if the stage has not come to its end."""
+    path = folder / "ae.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no ae.safetensors; run the stage autoencoder to its end first")
+    model = Autoencoder(BagelConfig.read(folder).autoencoder)
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    return on_device(model.requires_grad_(False), device)
+
+
+def on_device(model: Autoencoder, device: torch.device) -> Autoencoder:
+    """Moved; on a GPU with channels last, which its convolutions want."""
+    moved = model.to(device)
+    return moved.to(memory_format=torch.channels_last) if device.type == "cuda" else moved  # type: ignore[call-overload]
+
+
+def to_range(pictures: Tensor) -> Tensor:
+    """uint8 -> float32 in -1..1, as bagel.transforms.to_pixels."""
+    return (pictures.float() / 255 - 0.5) / 0.5
+
+
+def mixed(device: torch.device) -> torch.autocast:
+    """bfloat16 where it pays: on a GPU."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def _edge_error(error: Tensor) -> Tensor:
+    """Mean absolute error of the differences between neighbours: what a blur gets wrong."""
+    return error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()

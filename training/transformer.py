@@ -1,0 +1,225 @@
+"""Stage 2: the transformer with its adapters and its eye, on text-to-image, editing and questions in every step.
+
+All three are learnt together: the text expert and the eye serve each of them, and would forget one for another.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bagel.autoencoder import Autoencoder
+from bagel.latents import Grid
+from bagel.tokenizer import Tokenizer
+from training import batched
+from training.autoencoder import load_autoencoder, mixed, to_range
+from training.data import Drawers, Order, Table
+from training.flow import Prompted, Source, flow_loss
+from training.files import load_state
+from training.loop import Run, describe, train
+from training.model import LayerTensors, Sizes, Trainee, export, write_configs
+from training.optim import Optimizer
+from training.render import render
+from training.understanding import Asked, answer_loss
+
+
+@dataclass(frozen=True)
+class TransformerOptions:
+    """How much of what a step holds, and how fast it learns.
+
+    texts, edits, asked  samples per step of the three tasks
+    block                samples drawn and encoded at a time: scenes, and half as many edits
+    block_steps          steps for which a block is used
+    ask_weight           of the answers' cross-entropy beside the velocity's error
+    """
+
+    texts: int = 512
+    edits: int = 192
+    asked: int = 128
+    size: int = 128
+    block: int = 32768
+    block_steps: int = 1000
+    muon_rate: float = 6e-3
+    adam_rate: float = 2e-3
+    ask_weight: float = 0.1
+    compiled: bool = False
+
+    @property
+    def wide(self) -> tuple[int, int]:
+        """(width, height) of the pictures that are not square; each eighth batch is wide or tall."""
+        return self.size + 32, self.size - 16
+
+
+def muon_matrices(trainee: Trainee) -> set[str]:
+    """The matrices between hidden states; embeddings, the head and the adapters' outer layers are AdamW's."""
+    stacked = {f"layers.{name}" for name in LayerTensors._fields if trainee.layers[name].ndim == 4}
+    eye = {name for name, p in trainee.named_parameters() if name.startswith("eye.vit_model") and p.ndim == 2}
+    return stacked | {name for name in eye if "embedding" not in name}
+
+
+class TransformerStage:
+    """Losses of a block of encoded pictures, from the seed and the step."""
+
+    def __init__(
+        self, trainee: Trainee, autoencoder: Autoencoder, drawers: Drawers, options: TransformerOptions, run: Run
+    ) -> None:
+        self.trainee, self.autoencoder, self.drawers = trainee, autoencoder, drawers
+        self.options, self.run = options, run
+        self.optimizer = Optimizer(trainee, muon_matrices(trainee), options.muon_rate, options.adam_rate)
+        self.layer = torch.compile(batched.decoder_layer) if options.compiled else batched.decoder_layer
+        self.index = -1
+        self.block: dict[str, Table] = {}
+        self.coming: dict[int, dict[str, Callable[[], Table]]] = {}
+
+    def losses(self, step: int) -> dict[str, Tensor]:
+        """The three tasks' terms, each a mean over its samples, weighted."""
+        self._enter_block(step // self.options.block_steps)
+        device, options = self.run.device, self.options
+        generator = torch.Generator(device).manual_seed(self.run.seed * 1_000_003 + step)
+        kind = {3: "wide", 7: "tall"}.get(step % 8, "square")
+        texts = self._pick(kind, options.texts, generator)
+        edits = self._pick("edit", options.edits, generator)
+        asked = self._pick("square", options.asked, generator)
+        with mixed(device):
+            return {
+                "text_to_image": flow_loss(self.trainee, self._wish(texts), texts["tokens"], generator, self.layer),
+                "edit": flow_loss(self.trainee, self._wish(edits), edits["tokens"], generator, self.layer),
+                "answer": options.ask_weight * answer_loss(self.trainee, self._asked(asked), self.layer),
+            }
+
+    def _wish(self, batch: Table) -> Prompted:
+        source = None
+        if "source" in batch:
+            source = Source(batch["source"], to_range(batch["pixels"]))
+        height, width = batch["shape"].tolist()
+        return Prompted(Grid(height, width), batch["prompt"], batch["prompt_lengths"], source)
+
+    def _asked(self, batch: Table) -> Asked:
+        return Asked(
+            to_range(batch["pixels"]),
+            batch["question"],
+            batch["question_lengths"],
+            batch["answer"],
+            batch["answer_lengths"],
+        )
+
+    def _pick(self, kind: str, n: int, generator: torch.Generator) -> Table:
+        table = self.block[kind]
+        rows = torch.randint(len(table["tokens"]), (n,), generator=generator, device=self.run.device)
+        return {name: column if name == "shape" else column[rows] for name, column in table.items()}
+
+    def _start_drawing(self, index: int) -> None:
+        """Let the workers draw a block while the device trains on the one before it."""
+        n, seed = self.options.block, f"{self.run.seed}/{index}"
+        counts = {"square": n, "wide": n // 8, "tall": n // 8, "edit": n // 2}
+        self.coming = {
+            index: {
+                kind: self.drawers.table(
+                    Order("edit" if kind == "edit" else "scene", *self._size(kind), self.run.folder), seed, count
+                )
+                for kind, count in counts.items()
+            }
+        }
+
+    def _size(self, kind: str) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        long, short = self.options.wide
+        square = (self.options.size, self.options.size)
+        return {"wide": (long, short), "tall": (short, long)}.get(kind, square)
+
+    def _enter_block(self, index: int) -> None:
+        if index == self.index:
+            return
+        if index not in self.coming:
+            self._start_drawing(index)
+        tables = {kind: waiting() for kind, waiting in self.coming[index].items()}
+        generator = torch.Generator(self.run.device).manual_seed(self.run.seed * 7_919 + index)
+        self.block = {kind: self._encoded(table, self._size(kind), generator) for kind, table in tables.items()}
+        self.index = index
+        self._start_drawing(index + 1)
+
+    def _encoded(self, table: Table, size: tuple[int, int], generator: torch.Generator) -> Table:
+        """Rows of scenes -> image tokens, and pixels for the eye; all on the device."""
+        width, height = size
+        table = {name: column.to(self.run.device) for name, column in table.items()}
+        target = table.pop("after" if "after" in table else "scene")
+        before = table.pop("before", None)
+        shape = torch.tensor([height // 16, width // 16])
+        encoded: dict[str, list[Tensor]] = {"tokens": [], "source": [], "pixels": []}
+        for i in range(0, len(target), 256):
+            picture = render(target[i : i + 256], height, width)
+            encoded["tokens"].append(encode(self.autoencoder, picture, generator))
+            if before is not None:
+                picture = render(before[i : i + 256], height, width)
+                encoded["source"].append(encode(self.autoencoder, picture, generator))
+            if height == width:
+                encoded["pixels"].append(for_eye(picture))
+        return table | {name: torch.cat(parts) for name, parts in encoded.items() if parts} | {"shape": shape}
+
+
+@torch.no_grad()
+def encode(autoencoder: Autoencoder, pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """uint8 [B, 3, H, W] -> samples of the posterior as image tokens [B, n, width] float32, as bagel's Bagel.encode."""
+    with mixed(pictures.device):
+        mean, logvar = autoencoder.encoder(to_range(pictures)).float().chunk(2, dim=1)
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+    latents = autoencoder.sample(mean, logvar, noise)
+    b, c, h, w = latents.shape
+    cut = latents.view(b, c, h // 2, 2, w // 2, 2)
+    return cut.permute(0, 2, 4, 3, 5, 1).reshape(b, h * w // 4, 4 * c)
+
+
+def for_eye(pictures: Tensor) -> Tensor:
+    """uint8 [B, 3, S, S] -> uint8 at 7/8 of the size, 14 pixels for 16: what Pillow's bicubic resize makes, nearly."""
+    side = pictures.shape[-1] * 7 // 8
+    smaller = F.interpolate(pictures.float(), (side, side), mode="bicubic", antialias=True, align_corners=False)
+    return smaller.round().clamp(0, 255).to(torch.uint8)
+
+
+def build(autoencoder: Path, sizes: Sizes, run: Run) -> tuple[Trainee, Autoencoder]:
+    """The two models of the stage: a fresh trainee and a finished autoencoder, whose figures the configs get."""
+    frozen = load_autoencoder(autoencoder, run.device)
+    config = write_configs(run.folder, sizes, frozen.scale, frozen.shift)
+    trainee = Trainee(config, sizes, Tokenizer.load(run.folder), run.seed)
+    return trainee.to(run.device), frozen
+
+
+def export_checkpoint(state: Path, autoencoder: Path, sizes: Sizes, out: Path) -> int:
+    """Write the running average of a stage's state as a BAGEL checkpoint folder; the state's step.
+
+    Raises FileNotFoundError if there is no state.
+    """
+    found = load_state(state, "cpu")
+    if found is None:
+        raise FileNotFoundError(f"{state} holds no complete state-*.safetensors; give the transformer stage's folder")
+    tensors, progress = found
+    frozen = load_autoencoder(autoencoder, torch.device("cpu"))
+    config = write_configs(out, sizes, frozen.scale, frozen.shift)
+    trainee = Trainee(config, sizes, Tokenizer.load(out), progress["seed"])
+    averages = {name.removeprefix("average."): t for name, t in tensors.items() if name.startswith("average.")}
+    # The tables of positions are not trained, so they are in no state: the fresh ones are the same.
+    trainee.load_state_dict(trainee.state_dict() | averages)
+    export(out, sizes, trainee, frozen)
+    return int(progress["step"])
+
+
+def train_transformer(
+    run: Run, autoencoder: Path, sizes: Sizes, options: TransformerOptions, processes: int
+) -> bool:
+    """Train; True if the plan is complete. The state's running average is what `export` writes."""
+    with Drawers(processes) as drawers:
+        trainee, frozen = build(autoencoder, sizes, run)
+        stage = TransformerStage(trainee, frozen, drawers, options, run)
+        describe(
+            run,
+            stage="transformer",
+            parameters=sum(p.numel() for p in trainee.parameters()),
+            texts=options.texts,
+            edits=options.edits,
+            asked=options.asked,
+            compiled=options.compiled,
+        )
+        return train(stage, run)
