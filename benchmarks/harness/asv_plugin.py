@@ -7,7 +7,6 @@ its packages are exported from git (harness/overlay.py), and every measuring pro
 import fcntl
 import itertools
 import os
-import shutil
 import sys
 from collections import Counter
 from datetime import UTC, datetime
@@ -95,7 +94,7 @@ class OverlayEnvironment(Environment):  # type: ignore[misc]
         try:
             packages = overlay.export(Path(repo._path), commit_hash, folder)
             self._note(commit_hash, packages, 0).write()
-            _prune(folder.parent)
+            overlay.prune(folder.parent, KEPT_COMMITS)
         except (OSError, ValueError) as error:
             raise util.ProcessError(["git", "archive", commit_hash], 1, "", str(error)) from error
         self._set_installed_commit_hash(commit_hash)
@@ -154,9 +153,3 @@ def _outside(benchmark_id: str) -> str:
     name, _, index = benchmark_id.partition("-")
     params = next(itertools.islice(profiles.SUITE[name].combinations(), int(index or 0), None))
     return profiles.outside(_here().profile, name, params)
-
-
-def _prune(commits: Path) -> None:
-    by_age = sorted(commits.iterdir(), key=lambda folder: (folder / "overlay.json").stat().st_mtime, reverse=True)
-    for folder in by_age[KEPT_COMMITS:]:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -12,6 +12,7 @@ refuses to measure a package from anywhere else: an editable install can win ove
 
 import importlib
 import json
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -97,3 +98,10 @@ def export(root: Path, commit: str, folder: Path) -> Path:
                 tar.extractall(partial, filter="data")
         partial.rename(packages)
     return packages
+
+
+def prune(commits: Path, keep: int) -> None:
+    """Delete all but the `keep` folders of `commits` that were written to last."""
+    by_age = sorted(commits.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+    for folder in by_age[keep:]:
+        shutil.rmtree(folder, ignore_errors=True)

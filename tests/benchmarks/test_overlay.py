@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_export_is_done_once(exported, tmp_path):
     assert marker.exists()
 
 
-def test_interrupted_export_leaves_no_packages(tmp_path):
+def test_export_of_an_unknown_commit_leaves_nothing(tmp_path):
     make_repository(tmp_path / "repository", {"bagel/__init__.py": ""})
     with pytest.raises(ValueError, match="git ls-tree"):
         overlay.export(tmp_path / "repository", "0" * 40, tmp_path / "overlay")
@@ -64,6 +65,14 @@ def test_interrupted_export_leaves_no_packages(tmp_path):
 def test_commit_without_any_package_exports_an_empty_folder(tmp_path):
     (commit,) = make_repository(tmp_path / "repository", {"README.md": ""})
     assert list(overlay.export(tmp_path / "repository", commit, tmp_path / "overlay").iterdir()) == []
+
+
+def test_commits_unused_longest_are_pruned(tmp_path):
+    for age, name in enumerate(("new", "older", "oldest")):
+        (tmp_path / name / "triton").mkdir(parents=True)
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    overlay.prune(tmp_path, keep=2)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["new", "older"]
 
 
 def test_process_finds_the_note_beside_its_packages(exported, monkeypatch):
