@@ -118,32 +118,18 @@ def accept(
 @golden.command("list")
 def list_cases() -> None:
     """Every golden case: what it asks, and who approved it when."""
-    from rich.console import Console
-    from rich.table import Table
-
     from benchmarks.harness.golden_case import read_cases
 
-    table = Table(box=None)
-    for name in ("case", "size", "steps", "interpreter", "prompt", "exercises", "approved"):
-        table.add_column(name)
     for one in read_cases(_root()):
         ask, approval = one.request, one.approval
-        approved = (
-            "no golden"
-            if approval is None
-            else f"{approval.created[:10]} {approval.approved_by} at {approval.commit[:8]}"
-        )
-        row = (
-            one.name,
-            _size(one),
-            str(ask.steps),
-            "yes" if one.interpreter else "",
-            ask.prompt,
-            one.exercises,
-            approved,
-        )
-        table.add_row(*row)
-    Console().print(table)
+        short = ", interpreter" if one.interpreter else ""
+        print(f"{one.name}: {ask.task}, {_size(one)}, {ask.steps} steps, seed {ask.seed}{short}")
+        print(f"  prompt    {ask.prompt!r}\n  for       {one.exercises}")
+        if approval is None:
+            print("  approved  no golden yet")
+        else:
+            print(f"  approved  {approval.created[:10]} by {approval.approved_by}, at commit {approval.commit[:12]}")
+            print(f"  because   {approval.reason}\n  made by   {approval.made_by}; {approval.witness} confirmed it")
 
 
 def exit_code(results: typing.Sequence[Golden]) -> Exit:

@@ -21,7 +21,7 @@ from benchmarks.harness.golden_case import (
     Approval,
     GoldenCase,
     checkpoint_sha256,
-    write_case,
+    write_approval,
 )
 from benchmarks.harness.goldens import Finding, Made, Plan, compare, painter
 from benchmarks.harness.records import write_atomic
@@ -111,22 +111,16 @@ def accept(proposals: list[Proposal], by: Approver) -> None:
     if refusals := [proposal.refusal for proposal in proposals if proposal.refusal]:
         raise ValueError(f"{'; '.join(refusals)}; nothing was accepted")
     for proposal in proposals:
-        picture = proposal.agreed.actual
-        if picture is None:
-            raise ValueError(f"{proposal.case.name} has no picture to accept")
-        png = images.encode_png(picture)
-        # The picture first: cut short in between, its hash is not the approved one, and `check` refuses it.
-        write_atomic(proposal.case.folder / EXPECTED, png)
-        approval = _approval(proposal, by, hashlib.sha256(png).hexdigest())
-        write_case(dataclasses.replace(proposal.case, approval=approval))
+        _write(proposal, by)
 
 
-def _approval(proposal: Proposal, by: Approver, png_sha256: str) -> Approval:
+def _write(proposal: Proposal, by: Approver) -> None:
     case, plan, agreed = proposal.case, proposal.plan, proposal.agreed
-    if agreed.actual is None or agreed.comparison is None:
+    picture, found, source = agreed.actual, agreed.comparison, case.input()
+    if picture is None or found is None:
         raise ValueError(f"{case.name} has no picture to accept")
-    source = case.input()
-    return Approval(
+    png = images.encode_png(picture)
+    approval = Approval(
         approved_by=by.name,
         reason=by.reason,
         created=environment.now(),
@@ -134,17 +128,20 @@ def _approval(proposal: Proposal, by: Approver, png_sha256: str) -> Approval:
         made_by=f"{plan.impl} in {plan.dtype_name} on {plan.device.type}",
         environment=environment.here(),
         checkpoint_sha256=checkpoint_sha256(case.checkpoint),
-        request_sha256=case.request.sha256,
+        request_sha256=case.request_sha256,
         input_rgb="" if source is None else images.fingerprint(source),
-        png_sha256=png_sha256,
-        rgb=images.fingerprint(agreed.actual),
+        png_sha256=hashlib.sha256(png).hexdigest(),
+        rgb=images.fingerprint(picture),
         definition=images.DEFINITION,
-        metrics=agreed.comparison.versions,
+        metrics=found.versions,
         witness=proposal.witness,
         agreement=_finite(agreed.values),
         previous=proposal.previous,
         change=_finite(proposal.change),
     )
+    # The picture first: cut short in between, its hash is not the approved one, and `check` refuses it.
+    write_atomic(case.folder / EXPECTED, png)
+    write_approval(case, approval)
 
 
 def _finite(values: dict[str, float]) -> dict[str, float]:

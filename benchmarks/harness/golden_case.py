@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from PIL import Image
 from bagel.pipeline import BagelPipeline, Guidance, ImageRequest
 from bagel.transforms import VAE_RESIZE, VIT_RESIZE, Resize
 from benchmarks.harness import images, records
+from benchmarks.harness.golden_limits import Kind, Limits
 from benchmarks.harness.images import RGB
 
 FORMAT = 1
@@ -27,47 +27,6 @@ FORMAT = 1
 
 GOLDENS = "golden_images"
 CASE, EXPECTED, INPUT = "case.json", "expected.png", "input.png"
-
-Kind = typing.Literal["parity", "drift"]
-"""Against the reference at the same commit, or against the golden."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What each metric may be at most (at least for those in images.AT_LEAST); None is reported and not judged.
-
-    Raises ValueError without any limit, or for one that is negative or not finite.
-    """
-
-    absmax: float | None = None
-    p99_9: float | None = None
-    mean: float | None = None
-    share_over_0: float | None = None
-    share_over_2: float | None = None
-    share_over_8: float | None = None
-    bias: float | None = None
-    bias_block: float | None = None
-    psnr: float | None = None
-    ssim: float | None = None
-    ssim_worst_tile: float | None = None
-    flip_mean: float | None = None
-    flip_p99: float | None = None
-    flip_worst_tile: float | None = None
-    latent_relative_l2: float | None = None
-    latent_cosine: float | None = None
-    latent_absmax: float | None = None
-
-    def __post_init__(self) -> None:
-        if not self.given:
-            raise ValueError("no metric has a limit; give at least one, or leave the dtype out")
-        for name, limit in self.given.items():
-            if not math.isfinite(limit) or limit < 0:
-                raise ValueError(f"the limit of {name} is {limit} but must be a finite number, 0 or more")
-
-    @property
-    def given(self) -> dict[str, float]:
-        """Metric -> limit, of those that are judged."""
-        return {name: limit for name, limit in dataclasses.asdict(self).items() if limit is not None}
 
 
 @dataclass(frozen=True)
@@ -92,11 +51,6 @@ class Request:
     width: int | None = None
     vae_resize: Resize = VAE_RESIZE
     vit_resize: Resize = VIT_RESIZE
-
-    @property
-    def sha256(self) -> str:
-        """Changes with any field."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -146,12 +100,16 @@ class Approval:
 
 @dataclass(frozen=True)
 class GoldenCase:
-    """One case. `exercises` says what it is for; `interpreter`: short enough for fused kernels in the interpreter."""
+    """One case. `exercises` says what it is for; `interpreter`: short enough for fused kernels in the interpreter.
+
+    request_sha256  of the request as case.json has it
+    """
 
     folder: Path
     exercises: str
     interpreter: bool
     request: Request
+    request_sha256: str
     limits: dict[Kind, dict[str, Limits]]
     approval: Approval | None
 
@@ -221,7 +179,7 @@ class GoldenCase:
             return ""
         source = self.input()
         held = {
-            "case.json's request": (self.request.sha256, self.approval.request_sha256),
+            "case.json's request": (self.request_sha256, self.approval.request_sha256),
             INPUT: ("" if source is None else images.fingerprint(source), self.approval.input_rgb),
             f"checkpoint {self.request.checkpoint}": (
                 checkpoint_sha256(self.checkpoint),
@@ -261,6 +219,7 @@ def read_case(folder: Path) -> GoldenCase:
             exercises=str(facts["exercises"]),
             interpreter=records.from_dict(bool, facts["interpreter"]),
             request=records.from_dict(Request, facts["request"]),
+            request_sha256=hashlib.sha256(json.dumps(facts["request"], sort_keys=True).encode()).hexdigest(),
             limits=records.from_dict(dict[str, dict[str, Limits]], facts["limits"]),
             approval=records.from_dict(Approval | None, facts["provenance"]),
         )
@@ -291,17 +250,10 @@ def _check(case: GoldenCase, fields: set[str]) -> None:
         )
 
 
-def write_case(case: GoldenCase) -> None:
-    """Write case.json, all of it or nothing."""
-    facts = {
-        "format": FORMAT,
-        "exercises": case.exercises,
-        "interpreter": case.interpreter,
-        "request": case.request,
-        "limits": {kind: {dtype: limits.given for dtype, limits in by.items()} for kind, by in case.limits.items()},
-        "provenance": case.approval,
-    }
-    records.write_json(case.folder / CASE, facts)
+def write_approval(case: GoldenCase, approval: Approval) -> None:
+    """Put the approval into case.json and leave the rest as it is; all of it or nothing."""
+    path = case.folder / CASE
+    records.write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"provenance": approval})
 
 
 @functools.cache

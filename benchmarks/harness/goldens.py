@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 import shlex
 import time
@@ -17,7 +16,8 @@ import torch
 
 from bagel.pipeline import BagelPipeline, GeneratedImage
 from benchmarks.harness import images
-from benchmarks.harness.golden_case import GoldenCase, Kind
+from benchmarks.harness.golden_case import GoldenCase
+from benchmarks.harness.golden_limits import Kind, judge
 from benchmarks.harness.images import RGB
 from benchmarks.harness.impls import FUSED
 from benchmarks.harness.records import Golden, LatentError, Status
@@ -149,31 +149,6 @@ def compare(expected: Made, made: Made, limits: Mapping[str, float] | None) -> F
         return Finding("regressed", str(error), a, b)
     status, reason = judge(found.values | latent_values(latents), limits, found.versions)
     return Finding(status, reason, a, b, found, latents)
-
-
-def judge(
-    values: Mapping[str, float], limits: Mapping[str, float] | None, versions: Mapping[str, str]
-) -> tuple[Status, str]:
-    """Status and reason. Every metric must be a number, and within its limit if it has one; None means no limits.
-
-    versions: metric -> what computed it, or why nothing did.
-    """
-    if limits is None:
-        return "not-measured", "case.json sets no limits for this dtype; docs/golden-images.md says how to find them"
-    outside = [name for name, limit in limits.items() if name in values and _outside(name, values[name], limit)]
-    if outside:
-        words = {name: "under" if name in images.AT_LEAST else "over" for name in outside}
-        said = (f"{name} {values[name]:.4g} is {words[name]} its limit {limits[name]:.4g}" for name in outside)
-        return "regressed", "; ".join(said)
-    missing = [name for name in {**values, **limits} if math.isnan(values.get(name, math.nan))]
-    if missing:
-        why = sorted({versions.get(name, "not computed") for name in missing})
-        return "not-measured", f"no number for {', '.join(missing)}: {'; '.join(why)}"
-    return "pass", ""
-
-
-def _outside(name: str, value: float, limit: float) -> bool:
-    return value < limit if name in images.AT_LEAST else value > limit
 
 
 def latent_values(errors: list[LatentError]) -> dict[str, float]:
