@@ -4,6 +4,7 @@ On a GPU of compute capability 8.0 or newer in float32, float16 and bfloat16; on
 (TRITON_INTERPRET=1 before the import) in float32 and float16. Anything else raises NotImplementedError.
 """
 
+import dataclasses
 from functools import partial
 
 from mot_impl.attention import attention
@@ -40,9 +41,9 @@ def describe_tile(problem: Problem, tiles: TileTable) -> str:
         case "linear" | "gated_linear":
             return str(tiles.choose(problem))
         case "gated_mlp":
-            m, n, k, dtype, device = problem.m, problem.n, problem.k, problem.dtype, problem.device
-            gated = tiles.choose(Problem("gated_linear", m, n, k, dtype, device))
-            return f"{gated}; {tiles.choose(Problem('linear', m, k, n, dtype, device))}"
+            gated = tiles.choose(dataclasses.replace(problem, op="gated_linear"))
+            down = tiles.choose(dataclasses.replace(problem, op="linear", n=problem.k, k=problem.n))
+            return f"{gated}; {down}"
         case "rms_norm" | "head_rms_norm":
             return str(HeadBlock.of(problem.m * problem.n // max(problem.k, 1), problem.k))
         case "rotary" | "qk_norm_rotary":

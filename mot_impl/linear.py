@@ -57,10 +57,20 @@ def linear(x: Tensor, experts: Experts, route: Route, tiles: TileTable) -> Tenso
     check_linear(x, experts, route)
     require_supported(x, *operands(experts))
     require_unit_stride(x=x, weight=experts.weight)
+    problem = Problem("linear", x.shape[0], experts.n_out, x.shape[1], x.dtype, x.device, route.image_first)
+    tile = tiles.choose(problem).tile
+    if tile.kind == "hopper":
+        return on_hopper(x, experts, route, tile, gated=False)
     y = torch.empty(x.shape[0], experts.n_out, dtype=x.dtype, device=x.device)
-    tile = tiles.choose(Problem("linear", x.shape[0], experts.n_out, x.shape[1], x.dtype, x.device)).tile
     launch_routed(_linear_kernel, x, experts, y, route, tile)
     return y
+
+
+def on_hopper(x: Tensor, experts: Experts, route: Route, tile: Tile, gated: bool) -> Tensor:
+    """The Hopper kernel. Imported when first wanted: its Gluon is that of one Triton, and only one chip runs it."""
+    from mot_impl.hopper import routed
+
+    return routed(x, experts, route, tile, gated)
 
 
 def operands(experts: Experts) -> tuple[Tensor, ...]:

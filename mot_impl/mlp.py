@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mot_impl.device import require_supported, require_unit_stride
-from mot_impl.linear import launch_routed, linear, operands
+from mot_impl.linear import launch_routed, linear, on_hopper, operands
 from mot_impl.routing import tile_coordinates, tile_rows
 from mot_impl.tiles import TileTable
 from reference_impl.contract import Experts, Problem, Route, check_gated_linear, check_gated_mlp
@@ -61,8 +61,12 @@ def gated_linear(x: Tensor, gate_up: Experts, route: Route, tiles: TileTable) ->
     check_gated_linear(x, gate_up, route)
     require_supported(x, *operands(gate_up))
     require_unit_stride(x=x, weight=gate_up.weight)
-    y = torch.empty(x.shape[0], gate_up.n_out // 2, dtype=x.dtype, device=x.device)
-    tile = tiles.choose(Problem("gated_linear", x.shape[0], y.shape[1], x.shape[1], x.dtype, x.device)).tile
+    n_out = gate_up.n_out // 2
+    problem = Problem("gated_linear", x.shape[0], n_out, x.shape[1], x.dtype, x.device, route.image_first)
+    tile = tiles.choose(problem).tile
+    if tile.kind == "hopper":
+        return on_hopper(x, gate_up, route, tile, gated=True)
+    y = torch.empty(x.shape[0], n_out, dtype=x.dtype, device=x.device)
     launch_routed(_gated_kernel, x, gate_up, y, route, tile)
     return y
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import triton
 
 from mot_impl.device import INTERPRETED
 from reference_impl.contract import Problem, require
@@ -41,7 +42,7 @@ class Tile:
     block_m, block_n, block_k  rows of x, columns of the output and depth of one step; powers of two, at least 16
     warps, stages              threads over 32, and steps whose loads are in flight
     group_m                    row tiles that share weight columns before the next columns are begun, for the L2 cache
-    kind                       which kernel: "gather" reads x's rows by index
+    kind                       which kernel: "gather" reads x's rows by index, "hopper" reads sorted rows in blocks
 
     Example: `str(Tile(128, 256, 64, 8, 3)) == "128x256x64 w8 s3"`.
     """
@@ -76,6 +77,16 @@ class Tile:
         return self.stages * (self.block_m + accumulators * self.block_n) * self.block_k * itemsize
 
 
+HOPPER_TILE = Tile(128, 256, 64, warps=8, stages=4, kind="hopper")
+"""The only tile of the Hopper kernel: two warpgroups that multiply, and a ring that fills the shared memory."""
+
+HOPPER_ROWS = 256
+"""From how many rows the Hopper kernel is chosen; below, its tiles of 128 rows are mostly padding."""
+
+HOPPER_TRITON = "3.6."
+"""The Triton whose Gluon mot_impl/hopper.py is written in."""
+
+
 @dataclass(frozen=True)
 class TileChoice:
     """A tile and where it came from: "heuristic", "interpreter", "tuned: FILE, M=4098" or "user: FILE, M=4098"."""
@@ -106,9 +117,14 @@ class TuneFile:
     device: str
     entries: tuple[tuple[TuneKey, int, Tile], ...]
 
-    def choose(self, key: TuneKey, m: int) -> TileChoice | None:
-        """The entry of `key` whose M is nearest to `m` by ratio; None if there is none."""
-        found = [(entry_m, tile) for entry_key, entry_m, tile in self.entries if entry_key == key]
+    def choose(self, key: TuneKey, m: int, hopper: bool = False) -> TileChoice | None:
+        """The entry of `key` whose M is nearest to `m` by ratio; None if there is none. Tiles of the Hopper kernel
+        count only where it can run."""
+        found = [
+            (entry_m, tile)
+            for entry_key, entry_m, tile in self.entries
+            if entry_key == key and (hopper or tile.kind != "hopper")
+        ]
         if not found:
             return None
         nearest, tile = min(found, key=lambda entry: max(entry[0] / max(m, 1), max(m, 1) / entry[0]))
@@ -148,10 +164,12 @@ class TileTable:
         device = device_name(problem.device)
         key = TuneKey(problem.op, str(problem.dtype).removeprefix("torch."), problem.n, problem.k)
         for file in self.files:
-            if file.device == device and (choice := file.choose(key, problem.m)):
+            if file.device == device and (choice := file.choose(key, problem.m, hopper_can(problem))):
                 return choice
         if INTERPRETED:
             return TileChoice(interpreter_tile(problem), "interpreter")
+        if problem.m >= HOPPER_ROWS and hopper_can(problem):
+            return TileChoice(HOPPER_TILE, "heuristic")
         return TileChoice(heuristic_tile(problem, shared_memory(problem.device)), "heuristic")
 
 
@@ -166,6 +184,20 @@ def file_name(device: str) -> str:
     for alias, chip in ALIASES.items():
         name = re.sub(rf"(?<![A-Za-z0-9]){alias}(?![A-Za-z0-9])", chip, name)
     return name
+
+
+def hopper_can(problem: Problem) -> bool:
+    """Whether the Hopper kernel computes `problem`: sorted rows in half precision, rows of 16-byte multiples for TMA,
+    the chip, and the Triton that it is written for."""
+    return (
+        problem.image_first
+        and problem.dtype in (torch.float16, torch.bfloat16)
+        and problem.k % 8 == 0
+        and problem.n % 8 == 0
+        and problem.device.type == "cuda"
+        and torch.cuda.get_device_capability(problem.device) == (9, 0)
+        and triton.__version__.startswith(HOPPER_TRITON)
+    )
 
 
 def shared_memory(device: torch.device) -> int:

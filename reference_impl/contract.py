@@ -25,17 +25,20 @@ def require(condition: bool, message: str, *values: object, error: type[Exceptio
 class Route:
     """Which rows of a packed sequence each expert owns.
 
-    rows    [M] int64, a permutation of 0..M-1: the text expert's rows, then the image expert's rows
-    n_text  how many of them belong to the text expert
+    rows         [M] int64, a permutation of 0..M-1: the text expert's rows, then the image expert's rows
+    n_text       how many of them belong to the text expert
+    image_first  whether image rows are 0..n_image-1 and text rows the rest, both in order: kernels that need whole
+                 blocks of rows ask for it
 
     Example: `is_image = [0 0 1 1 0]` -> `rows = [0 1 4 2 3]`, `n_text = 3`.
 
-    `Route(rows, n_text)` trusts that `rows` is a permutation (checking it would stall a GPU); `from_mask` and
-    `from_rows` check. Raises ValueError or TypeError.
+    `Route(rows, n_text)` trusts that `rows` is a permutation, and in the order that `image_first` promises (checking
+    would stall a GPU); the class methods check, or make it so. Raises ValueError or TypeError.
     """
 
     rows: Tensor
     n_text: int
+    image_first: bool = False
 
     def __post_init__(self) -> None:
         require(
@@ -63,7 +66,14 @@ class Route:
         )
         require(is_image.ndim == 1, "route mask has shape {} but must be one-dimensional, [M]", tuple(is_image.shape))
         text, image = (~is_image).nonzero().flatten(), is_image.nonzero().flatten()
-        return cls(torch.cat([text, image]), len(text))
+        image_first = len(image) == 0 or int(image[-1]) == len(image) - 1
+        return cls(torch.cat([text, image]), len(text), image_first)
+
+    @classmethod
+    def image_then_text(cls, n_image: int, n_text: int, device: torch.device | str = "cpu") -> "Route":
+        """The route of a sequence whose image rows come first: the order that lets a kernel read rows in blocks."""
+        rows = torch.arange(n_image + n_text, device=device)
+        return cls(torch.cat([rows[n_image:], rows[:n_image]]), n_text, image_first=True)
 
     @classmethod
     def from_rows(cls, text_rows: Tensor, image_rows: Tensor) -> "Route":
@@ -97,7 +107,7 @@ class Route:
     @classmethod
     def all_text(cls, n_rows: int, device: torch.device | str = "cpu") -> "Route":
         """The route of a pass without image rows."""
-        return cls(torch.arange(n_rows, device=device), n_rows)
+        return cls.image_then_text(0, n_rows, device)
 
     @property
     def n_rows(self) -> int:
@@ -126,7 +136,7 @@ class Route:
 
     def to(self, device: torch.device | str) -> "Route":
         """The same route with its rows on `device`."""
-        return Route(self.rows.to(device), self.n_text)
+        return Route(self.rows.to(device), self.n_text, self.image_first)
 
 
 @dataclass(frozen=True)
@@ -266,7 +276,7 @@ class Problem:
     """One kernel problem, for asking an implementation which tile it would use. `op` is a name of the contract.
 
     m rows; k the width of a row of x and n that of a row of the result. gated_mlp: n is the intermediate width. Norms,
-    rotary and attention: k is the width of one head and n that of all heads of a row.
+    rotary and attention: k is the width of one head and n that of all heads of a row. image_first is the route's.
     """
 
     op: str
@@ -275,6 +285,7 @@ class Problem:
     k: int
     dtype: torch.dtype
     device: torch.device
+    image_first: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,213 @@
+"""Who computes what, in which order: the work lists of the Hopper kernel, as data. No Triton here.
+
+A *wide* item is a 128-row tile of an expert's rows against 256 weight rows, over a range of K steps. A *narrow* item is
+256 weight rows against an expert's at most 16 rows. Where several blocks share an output tile, each takes a range of K,
+leaves float32 sums in a numbered slot, and adds up the others' where it owns the result, always in the order of the
+slots: two runs give the same bits.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate
+from math import ceil
+
+BLOCK_M, BLOCK_N, BLOCK_K = 128, 256, 64
+NARROW_ROWS = 16
+
+NARROW_COST = 0.9
+"""Time of one narrow step in wide steps, for a block that takes narrow steps only. Measured on an H100."""
+PART_COST = 3
+"""Time to leave or fetch one part, in wide steps. Measured on an H100."""
+SHORT_TIME = 28
+"""Wide steps in which memory could not deliver a layer's narrow weights."""
+AT_THE_END = 1 << 20
+
+
+@dataclass(frozen=True)
+class Item:
+    """A range of K steps of one output tile.
+
+    expert, row, col  whose rows, the tile's first row among them, and the column tile
+    k_start, k_end    steps of BLOCK_K
+    slot              where it leaves sums for others; -1: nowhere, the tile or its last range is its own
+    first, last       the slots whose sums it adds up, its own aside
+    own               wide only: bit 2 * half + pair is set for each 64 rows and pair of 64-column chunks it finishes
+    """
+
+    expert: int
+    row: int
+    col: int
+    k_start: int
+    k_end: int
+    slot: int = -1
+    first: int = 0
+    last: int = 0
+    own: int = 0b1111
+
+    @property
+    def steps(self) -> int:
+        """How many steps it takes."""
+        return self.k_end - self.k_start
+
+
+PADDING = Item(0, 0, 0, 0, 0)
+
+
+@dataclass
+class Schedule:
+    """Per block its wide and narrow items, in order, and after how many wide steps it takes a narrow one."""
+
+    blocks: int
+    narrow_expert: int
+    wide: list[list[Item]]
+    narrow: list[list[Item]]
+    wide_parts: int = 0
+    narrow_parts: int = 0
+    every: list[int] = field(default_factory=list)
+
+    @property
+    def wide_rows(self) -> int:
+        """Rows of one block's list in the wide table: two rows of zeros end each, so that a block can look ahead."""
+        return max(map(len, self.wide)) + 2
+
+    @property
+    def narrow_rows(self) -> int:
+        """The same for the narrow table."""
+        return max(map(len, self.narrow)) + 2
+
+    def tables(self) -> tuple[list[int], list[int], list[int]]:
+        """(head, wide, narrow), what the kernel reads, flat.
+
+        head [blocks, 4]: how many wide items, how many narrow ones, every, 0. wide, narrow [blocks, rows, 8]: items.
+        """
+        lists = zip(self.wide, self.narrow, self.every, strict=True)
+        head = [entry for wide, narrow, every in lists for entry in (len(wide), len(narrow), every, 0)]
+        wide = [
+            entry
+            for i in _padded(self.wide, self.wide_rows)
+            for entry in (i.expert | i.own << 8, i.row, i.col, i.k_start, i.k_end, i.slot, i.first, i.last)
+        ]
+        narrow = [
+            entry
+            for i in _padded(self.narrow, self.narrow_rows)
+            for entry in (i.col, i.k_start, i.k_end, i.slot, i.first, i.last, 0, 0)
+        ]
+        return head, wide, narrow
+
+
+def make(rows: tuple[int, int], n_tiles: int, k_steps: int, blocks: int, group: int = 8, pieces: int = 0) -> Schedule:
+    """The schedule for `rows` (text, image) rows against `n_tiles` tiles of 256 weight rows, `k_steps` steps each.
+
+    group: how many row tiles are taken together before the next column. pieces: into how many ranges of K the tiles
+    beyond the last full round are cut; 0 chooses.
+    """
+    narrow_expert = next((e for e in (0, 1) if 0 < rows[e] <= NARROW_ROWS), -1)
+    tiles = [
+        (expert, row, col)
+        for expert in (1, 0)
+        if expert != narrow_expert
+        for row, col in _grouped(ceil(rows[expert] / BLOCK_M), n_tiles, group)
+    ]
+    schedule = Schedule(blocks, narrow_expert, [[] for _ in range(blocks)], [[] for _ in range(blocks)])
+    _place_wide(schedule, tiles, k_steps, pieces or _best_pieces(len(tiles), k_steps, blocks))
+    if narrow_expert >= 0:
+        _place_narrow(schedule, n_tiles, k_steps)
+    schedule.every = _every(schedule)
+    return schedule
+
+
+def _padded(lists: list[list[Item]], rows: int) -> Iterator[Item]:
+    for items in lists:
+        yield from items
+        yield from [PADDING] * (rows - len(items))
+
+
+def _steps(lists: list[list[Item]]) -> list[int]:
+    return [sum(item.steps for item in items) for items in lists]
+
+
+def _grouped(m_tiles: int, n_tiles: int, group: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, m_tiles, group):
+        for col in range(n_tiles):
+            for row in range(start, min(start + group, m_tiles)):
+                yield row * BLOCK_M, col
+
+
+def _best_pieces(n_tiles: int, k_steps: int, blocks: int) -> int:
+    """1, or the number of ranges, all worked on at once, that ends the last round soonest."""
+    rest = n_tiles % blocks
+    if n_tiles < blocks or rest == 0:
+        return 1
+    costs = {1: k_steps} | {
+        p: ceil(k_steps / p) + PART_COST + p for p in (2, 3, 4) if rest * p <= blocks and p <= k_steps
+    }
+    return min(costs, key=costs.__getitem__)
+
+
+def _place_wide(schedule: Schedule, tiles: list[tuple[int, int, int]], k_steps: int, pieces: int) -> None:
+    """Whole tiles round by round; those beyond the last full round in `pieces` equal ranges of K, all at the same
+    places, so that blocks that read the same rows read them at the same time: L2 delivers such rows once.
+
+    Blocks that work on one tile in the same round share the adding up. In different rounds the last one does it all,
+    because blocks that wait for each other across rounds could wait for ever.
+    """
+    blocks = schedule.blocks
+    n_whole = len(tiles) if pieces == 1 else len(tiles) - len(tiles) % blocks
+    for index, (expert, row, col) in enumerate(tiles[:n_whole]):
+        schedule.wide[index % blocks].append(Item(expert, row, col, 0, k_steps))
+    cut = tiles[n_whole:]
+    for piece in range(pieces):
+        k_start, k_end = k_steps * piece // pieces, k_steps * (piece + 1) // pieces
+        if len(cut) * pieces <= blocks:
+            own = sum(1 << unit for unit in range(4) if unit % pieces == piece)
+        else:
+            own = 0b1111 if piece == pieces - 1 else 0
+        for index, (expert, row, col) in enumerate(cut):
+            first = index * pieces
+            item = Item(expert, row, col, k_start, k_end, first + piece, first, first + pieces, own)
+            schedule.wide[(piece * len(cut) + index) % blocks].append(item)
+    schedule.wide_parts = len(cut) * pieces
+
+
+def _place_narrow(schedule: Schedule, n_tiles: int, k_steps: int) -> None:
+    """Fill what time the blocks with the fewest wide steps have over, with as few blocks as suffice; spread the rest
+    evenly.
+
+    Few blocks, because all of them at once would take the memory's bandwidth from the wide items for a short time and
+    then leave it unused.
+    """
+    blocks, wide = schedule.blocks, _steps(schedule.wide)
+    left = n_tiles * k_steps
+    shares = [0] * blocks
+    for block in sorted(range(blocks), key=lambda b: (wide[b], b)):
+        shares[block] = min(left, int((max(wide) - wide[block]) / NARROW_COST))
+        left -= shares[block]
+    ends = list(accumulate(share + left * (b + 1) // blocks - left * b // blocks for b, share in enumerate(shares)))
+    slots = first = 0
+    for block, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        items = []
+        while start < end:
+            col, k_start = divmod(start, k_steps)
+            k_end = min(k_steps, k_start + end - start)
+            first = slots if k_start == 0 else first
+            if k_end < k_steps:
+                items.append(Item(schedule.narrow_expert, 0, col, k_start, k_end, slots))
+                slots += 1
+            else:
+                items.append(Item(schedule.narrow_expert, 0, col, k_start, k_end, -1, first, slots))
+            start += k_end - k_start
+        # From the end: what the next block waits for comes first, and what this one waits for has long been left.
+        schedule.narrow[block] = items[::-1]
+    schedule.narrow_parts = slots
+
+
+def _every(schedule: Schedule) -> list[int]:
+    """After how many wide steps a block takes a narrow one: the same for all, so that blocks stay in step and read the
+    same rows at the same time. If only blocks with time to spare have narrow items, those come last, unless the spare
+    time is so short that memory could not deliver them in it."""
+    wide, narrow = _steps(schedule.wide), _steps(schedule.narrow)
+    most = max(wide)
+    busiest = max(n for w, n in zip(wide, narrow, strict=True) if w == most)
+    if busiest:
+        return [max(1, most // busiest)] * schedule.blocks
+    return [max(1, w // n) if n and most - w < SHORT_TIME else AT_THE_END for w, n in zip(wide, narrow, strict=True)]

@@ -1,0 +1,129 @@
+"""The Hopper kernel's work lists: every step of every tile once, sums in one order, and no wait without an end."""
+
+from collections import Counter
+
+import pytest
+
+from mot_impl.schedule import AT_THE_END, PADDING, Schedule, make
+
+BLOCKS = 132
+ROWS = [(2, 1024), (2, 4096), (16, 8192), (1, 0), (17, 0), (0, 300), (40, 333), (7, 9), (0, 1)]
+SIZES = [(18, 56), (14, 56), (148, 56), (14, 296), (1, 1), (2, 5)]
+SCHEDULES = {
+    f"text_{text}_image_{image}_tiles_{n_tiles}_steps_{k_steps}": ((text, image), n_tiles, k_steps)
+    for text, image in ROWS
+    for n_tiles, k_steps in SIZES
+}
+
+
+@pytest.fixture(params=SCHEDULES.values(), ids=SCHEDULES.keys())
+def problem(request):
+    return request.param
+
+
+def lists(schedule: Schedule, kind: str):
+    return [(block, item) for block, items in enumerate(getattr(schedule, kind)) for item in items]
+
+
+def tiles_of(rows: int, n_tiles: int) -> int:
+    return -(-rows // 128) * n_tiles
+
+
+def covered(schedule: Schedule, kind: str) -> Counter:
+    return Counter(
+        (item.expert, item.row, item.col, step)
+        for _, item in lists(schedule, kind)
+        for step in range(item.k_start, item.k_end)
+    )
+
+
+def test_every_step_of_every_wide_tile_is_taken_once(problem):
+    rows, n_tiles, k_steps = problem
+    schedule = make(*problem, BLOCKS)
+    found = covered(schedule, "wide")
+    wide = [count for expert, count in enumerate(rows) if expert != schedule.narrow_expert]
+    assert (set(found.values()) <= {1}, len(found)) == (True, sum(tiles_of(count, n_tiles) for count in wide) * k_steps)
+
+
+def test_every_step_of_every_narrow_tile_is_taken_once(problem):
+    _, n_tiles, k_steps = problem
+    schedule = make(*problem, BLOCKS)
+    found = covered(schedule, "narrow")
+    assert (set(found.values()) <= {1}, len(found)) == (True, n_tiles * k_steps * (schedule.narrow_expert >= 0))
+
+
+@pytest.mark.parametrize(
+    ("rows", "narrow"), [((2, 1024), 0), ((16, 17), 0), ((17, 16), 1), ((17, 17), -1), ((0, 0), -1)]
+)
+def test_the_narrow_expert_is_the_one_with_few_rows(rows, narrow):
+    assert make(rows, 4, 4, 8).narrow_expert == narrow
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 2, 3, 4])
+def test_every_part_of_a_tile_is_stored_by_one_block(problem, pieces):
+    owners = Counter()
+    for _, item in lists(make(*problem, BLOCKS, pieces=pieces), "wide"):
+        for unit in range(4):
+            owners[item.expert, item.row, item.col, unit] += item.own >> unit & 1
+    assert set(owners.values()) <= {1}
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 2, 3, 4])
+def test_blocks_never_wait_for_each_other_for_ever(problem, pieces):
+    """Run the lists, a block at a time: it goes on until it waits for a part that nobody has left yet."""
+    schedule = make(*problem, BLOCKS, pieces=pieces)
+    wide, narrow = (dict(enumerate(map(list, items))) for items in (schedule.wide, schedule.narrow))
+    left: dict[str, set[int]] = {"wide": set(), "narrow": set()}
+    moved = True
+    while moved:
+        moved = False
+        for kind, queues in (("wide", wide), ("narrow", narrow)):
+            for queue in queues.values():
+                while queue and waits_for(queue[0], kind) <= left[kind] | {queue[0].slot}:
+                    left[kind].add(queue.pop(0).slot)
+                    moved = True
+                if queue and queue[0].slot >= 0 and queue[0].slot not in left[kind]:
+                    left[kind].add(queue[0].slot)  # it leaves its own part before it waits
+                    moved = True
+    assert (sum(map(len, wide.values())), sum(map(len, narrow.values()))) == (0, 0)
+
+
+def waits_for(item, kind: str) -> set[int]:
+    finishes = item.own if kind == "wide" else item.slot < 0
+    return set(range(item.first, item.last)) if finishes else set()
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "n_tiles", "k_steps", "most"),
+    [
+        ("qkv_1026", (2, 1024), 18, 56, 70),
+        ("o_1026", (2, 1024), 14, 56, 56),
+        ("gate_up_1026", (2, 1024), 148, 56, 504),
+        ("qkv_4098", (2, 4096), 18, 56, 252),
+        ("down_4098", (2, 4096), 14, 296, 1036),
+        ("qkv_8208", (16, 8192), 18, 56, 504),
+    ],
+)
+def test_the_busiest_block_takes_no_more_wide_steps_than_planned(name, rows, n_tiles, k_steps, most):
+    assert max(sum(i.steps for i in items) for items in make(rows, n_tiles, k_steps, BLOCKS).wide) == most
+
+
+def test_blocks_with_narrow_items_keep_step():
+    assert len(set(make((2, 1024), 148, 56, BLOCKS).every)) == 1
+
+
+def test_blocks_with_time_to_spare_take_narrow_items_last():
+    assert set(make((2, 1024), 14, 56, BLOCKS).every) == {AT_THE_END}
+
+
+def test_tables_hold_every_item_and_end_in_zeros():
+    schedule = make((2, 300), 3, 5, 4)
+    head, wide, narrow = schedule.tables()
+    rows = [wide[i : i + 8] for i in range(0, len(wide), 8)]
+    per_block = [rows[i : i + schedule.wide_rows] for i in range(0, len(rows), schedule.wide_rows)]
+    counts = [head[4 * block] for block in range(4)]
+    padding = [PADDING.own << 8, 0, 0, 0, 0, -1, 0, 0]
+    ends = [block[count:] for block, count in zip(per_block, counts, strict=True)]
+    assert counts == [len(items) for items in schedule.wide]
+    assert all(len(end) >= 2 and all(row == padding for row in end) for end in ends)
+    assert len(narrow) == 4 * schedule.narrow_rows * 8
