@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import reference_impl
-from benchmarks.harness.inputs import WORK, Case, Work, arguments, problem, tensors_of
+from benchmarks.harness.inputs import WORK, Case, Work, arguments, in_blocks, problem, tensors_of
 from benchmarks.harness.records import Parity
 from reference_impl.contract import MoTOps
 from reference_impl.tolerance import Closeness, judge, truth
@@ -26,14 +26,15 @@ def op_parity(ops: MoTOps, case: Case, dtype: torch.dtype, device: torch.device 
 
 def work_parity(ops: MoTOps, work: Work, case: Case, dtype: torch.dtype, device: torch.device | str) -> Parity:
     """One op on one case."""
-    found = compare(ops, work.op, arguments(work, case, dtype, device))
+    inputs = arguments(work, case, dtype, device)
+    found = compare(ops, work.op, inputs)
     return Parity(
         op=work.name,
         case=case.name,
         impl=ops.name,
         device=torch.device(device).type,
         dtype=str(dtype).removeprefix("torch."),
-        tile=ops.describe_tile(problem(work, case.shape, dtype, device)),
+        tile=ops.describe_tile(problem(work, case.shape, dtype, device, in_blocks(inputs))),
         worst=found.worst,
         rms=found.rms,
         limit_worst=found.limit_worst,

@@ -25,7 +25,7 @@ THETA = 1_000_000.0
 CONTEXT = 40
 """Rows of context that attention sees before the sequence."""
 
-Order = Literal["ends", "middle", "shuffled"]
+Order = Literal["ends", "middle", "shuffled", "image_first"]
 Bias = Literal["none", "both", "text", "image", "qkv"]
 
 
@@ -33,7 +33,8 @@ Bias = Literal["none", "both", "text", "image", "qkv"]
 class Case:
     """A named input to every op of the contract.
 
-    order     where the text rows lie: at the ends of the sequence, in its middle, or shuffled like all the others
+    order     where the text rows lie: at the ends of the sequence, in its middle, shuffled like all the others, or
+              behind all image rows ("image_first")
     bias      which expert's layers have one; "qkv" is BAGEL itself: both experts, but only the qkv layer
     equal     both experts have the same weights, so that routing must not show
     padded    x is a view of a larger buffer with an odd row stride, NaN everywhere else
@@ -66,6 +67,7 @@ _SMALL = (
     _small("one_text_row", 1, 1),
     _small("one_image_row", 1, 0),
     _small("no_rows", 0, 0),
+    _small("image_then_text", 150, 17, order="image_first"),
     _small("equal_experts", 66, 17, order="shuffled", equal=True),
     _small("nan_around_x", 66, 17, order="shuffled", padded=True),
     _small("no_bias", 66, 2, bias="none"),
@@ -147,8 +149,10 @@ def arguments(work: Work, case: Case, dtype: torch.dtype, device: torch.device |
     raise ValueError(f"op {work.op!r} is not one of {', '.join(sorted({one.op for one in WORK}))}")
 
 
-def problem(work: Work, shape: Shape, dtype: torch.dtype, device: torch.device | str) -> Problem:
-    """What to ask `MoTOps.describe_tile` about `work`."""
+def problem(
+    work: Work, shape: Shape, dtype: torch.dtype, device: torch.device | str, image_first: bool = False
+) -> Problem:
+    """What to ask `MoTOps.describe_tile` about `work`; image_first is the route's."""
     n, k = {
         "linear": lambda: shape.layer(work.part),
         "rms_norm": lambda: (shape.hidden, shape.hidden),
@@ -156,7 +160,12 @@ def problem(work: Work, shape: Shape, dtype: torch.dtype, device: torch.device |
         "gated_linear": lambda: (shape.intermediate, shape.hidden),
         "gated_mlp": lambda: (shape.intermediate, shape.hidden),
     }.get(work.op, lambda: (shape.n_heads * shape.head_dim, shape.head_dim))()
-    return Problem(work.op, shape.m, n, k, dtype, torch.empty(0, device=device).device)
+    return Problem(work.op, shape.m, n, k, dtype, torch.empty(0, device=device).device, image_first)
+
+
+def in_blocks(arguments_of_op: tuple[Any, ...]) -> bool:
+    """Whether the route among the arguments of an op has its image rows first."""
+    return any(isinstance(one, Route) and one.image_first for one in arguments_of_op)
 
 
 @dataclass(frozen=True)
@@ -233,6 +242,8 @@ class Draw:
     def route(self) -> Route:
         """The case's route: its text rows where `order` puts them."""
         m, n_text = self.case.shape.m, self.case.shape.n_text
+        if self.case.order == "image_first":
+            return Route.image_then_text(m - n_text, n_text, self.device)
         rows = torch.arange(m)
         if self.case.order == "shuffled":
             rows = torch.randperm(m, generator=_generator(self.case.seed, "rows"))

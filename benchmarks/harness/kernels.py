@@ -42,7 +42,7 @@ def one_op(op: str, part: str, series: dict[str, str], place: Place) -> Subject:
         device=device.type,
         # The reference is the specification: it has nothing to prove.
         prove=(lambda: None) if series["impl"] == REFERENCE else functools.partial(gate.prove, ops, op, first),
-        tile=ops.describe_tile(inputs.problem(work, shape, dtype, device)),
+        tile=ops.describe_tile(inputs.problem(work, shape, dtype, device, inputs.in_blocks(first))),
     )
 
 

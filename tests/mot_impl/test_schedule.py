@@ -68,6 +68,16 @@ def test_every_part_of_a_tile_is_stored_by_one_block(problem, pieces):
     assert set(owners.values()) <= {1}
 
 
+@pytest.mark.parametrize("kind", ["wide", "narrow"])
+def test_a_block_adds_up_exactly_the_parts_of_its_tile(problem, kind):
+    items = [item for _, item in lists(make(*problem, BLOCKS), kind)]
+    slots: dict[tuple[int, int, int], set[int]] = {}
+    for item in items:
+        slots.setdefault((item.expert, item.row, item.col), set()).update({item.slot} - {-1})
+    wanted = [slots[item.expert, item.row, item.col] for item in items if waits_for(item, kind)]
+    assert [waits_for(item, kind) for item in items if waits_for(item, kind)] == wanted
+
+
 @pytest.mark.parametrize("pieces", [0, 1, 2, 3, 4])
 def test_blocks_never_wait_for_each_other_for_ever(problem, pieces):
     """Run the lists, a block at a time: it goes on until it waits for a part that nobody has left yet."""
