@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mot_impl.device import require_supported
-from reference_impl.contract import check_attention
+from reference_impl.contract import check_attention, on_16_bytes
 
 FUSED_FIRST = [
     SDPBackend.CUDNN_ATTENTION,
@@ -35,7 +35,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     # PyTorch's is_causal aligns to the top left: the same only where queries and keys are as many.
     mask = torch.ones(m, t, dtype=torch.bool, device=q.device).tril(t - m) if causal and t > m else None
     grouped = q.shape[1] != k.shape[1]
-    q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
+    q, k, v = (on_16_bytes(tensor).transpose(0, 1)[None] for tensor in (q, k, v))
     with _backends(q, mask):
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal and mask is None, enable_gqa=grouped

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reference_impl.contract import check_attention
+from reference_impl.contract import check_attention, on_16_bytes
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
@@ -17,6 +17,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     check_attention(q, k, v)
     m, t = q.shape[0], k.shape[0]
     mask = torch.ones(m, t, dtype=torch.bool, device=q.device).tril(t - m) if causal and m > 1 else None
-    q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
+    q, k, v = (on_16_bytes(tensor).transpose(0, 1)[None] for tensor in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
     return out[0].transpose(0, 1).contiguous()

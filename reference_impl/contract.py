@@ -457,6 +457,16 @@ def check_attention(q: Tensor, k: Tensor, v: Tensor) -> None:
     check_same_place("v", v, q)
 
 
+def on_16_bytes(tensor: Tensor) -> Tensor:
+    """`tensor` itself if its base and every stride but the last are multiples of 16 bytes, else a copy that is.
+
+    PyTorch's half-precision attention kernels read beside a view that is not: NaN outside a 66-row view with an odd row
+    stride came out of scaled_dot_product_attention on an H100 (torch 2.11).
+    """
+    steps = [tensor.storage_offset(), *tensor.stride()[:-1]]
+    return tensor if all(step * tensor.itemsize % 16 == 0 for step in steps) else tensor.contiguous()
+
+
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """float32, or float64 for float64: what norms and rotary compute in."""
     return torch.promote_types(dtype, torch.float32)
