@@ -11,6 +11,7 @@ from motbench.golden import golden
 from motbench.nightly import nightly
 from motbench.parity import parity
 from motbench.report import report
+from motbench.roofline import roofline
 from motbench.steps import step
 from motbench.understand import understand
 
@@ -28,6 +29,7 @@ app.command("parity")(parity)
 app.add_typer(golden, name="golden")
 app.command("understand")(understand)
 app.command("report")(report)
+app.command("roofline")(roofline)
 
 
 def main() -> None:

@@ -107,13 +107,13 @@ def measure_gpu(calls: Sequence[Call], cache: Cache, rule: Rule = GPU_RULE) -> l
     with torch.cuda.stream(stream):
         for call in chosen * 2:  # compiles, and fills the allocator, which a capture must not do
             call()
-        rough = _replay_seconds(_capture(chosen, len(chosen)), 3) / len(chosen)
+        rough = replay_seconds(capture(chosen, len(chosen)), 3) / len(chosen)
         repeat = calls_per_sample(rough, GPU_SAMPLE, len(chosen))
-        graph = _capture(chosen, repeat)
+        graph = capture(chosen, repeat)
         start = time.perf_counter()
         while time.perf_counter() - start < WARM_UP:
-            _replay_seconds(graph, 5)
-        return take(lambda: _replay_seconds(graph, 1) / repeat, rule)
+            replay_seconds(graph, 5)
+        return take(lambda: replay_seconds(graph, 1) / repeat, rule)
 
 
 def measure_end_to_end(call: Call, device: str, rule: Rule = END_TO_END_RULE) -> list[float]:
@@ -170,7 +170,7 @@ def _wall(call: Call, repeat: int) -> float:
     return (time.perf_counter() - start) / repeat
 
 
-def _capture(calls: Sequence[Call], repeat: int) -> Any:
+def capture(calls: Sequence[Call], repeat: int) -> Any:
     """One graph of `repeat` calls, going round `calls`. Results of a round stay alive, so that writes rotate too."""
     import torch
 
@@ -186,7 +186,8 @@ def _capture(calls: Sequence[Call], repeat: int) -> Any:
     return graph
 
 
-def _replay_seconds(graph: Any, times: int) -> float:
+def replay_seconds(graph: Any, times: int) -> float:
+    """Seconds of one replay, by events around `times` of them."""
     import torch
 
     begin: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
