@@ -1,4 +1,4 @@
-"""`python -m training STAGE`: trains the small BAGEL in stages, exports it, and measures it. docs/training.md tells how.
+"""`python -m training STAGE`: trains the small BAGEL in stages, exports and measures it. See docs/training.md.
 
 Exit codes as everywhere: 0 done, 2 wrong usage or bad input, 3 stopped in time with the plan unfinished (run it again).
 """
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(run=_sheet)
     one.add_argument("--state", type=Path, required=True)
     one.add_argument("--autoencoder", type=Path, required=True)
-    one.add_argument("--out", type=Path, required=True, help="PNG; the texts go beside it as .txt")
+    one.add_argument("--out", type=Path, required=True, help="PNG; its texts are printed")
     one.add_argument("--device", default="cpu")
     one.add_argument("--size", type=int, default=128)
     one.add_argument("--tiny", action="store_true")
@@ -57,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--size", type=int, default=128)
     one.add_argument("--device", default="cpu")
     one.add_argument("--processes", type=int, default=1)
+    one.add_argument("--text-scale", type=float, default=4.0, help="guidance where it is on")
+    one.add_argument("--image-scale", type=float, default=1.5, help="guidance of edits where it is on")
     one.add_argument("--pictures", type=Path, default=None, help="also write every picture here")
 
     one = stages.add_parser("card", help="write the model card from what was measured")
@@ -148,17 +150,18 @@ def _transformer(a: argparse.Namespace) -> int:
 def _export(a: argparse.Namespace) -> int:
     from training.transformer import export_checkpoint
 
-    step = export_checkpoint(a.state, a.autoencoder, _sizes(a), a.out)
+    export_checkpoint(a.state, a.autoencoder, _sizes(a), a.out)
     size = sum(path.stat().st_size for path in a.out.iterdir())
-    print(f"wrote {a.out}: step {step}, {size / 2**20:.2f} MiB")
+    print(f"wrote {a.out}: {size / 2**20:.2f} MiB")
     return 0
 
 
 def _sheet(a: argparse.Namespace) -> int:
     from training.sheet import write_sheet_of_state
 
-    for i, text in enumerate(write_sheet_of_state(a.state, a.autoencoder, _sizes(a), a.size, a.device, a.out)):
-        print(f"{i + 1:2d} {text}")
+    texts = write_sheet_of_state(a.state, a.autoencoder, _sizes(a), a.size, a.device, a.out)
+    for number, text in enumerate(texts, start=1):
+        print(f"{number:2d} {text}")
     return 0
 
 
@@ -173,7 +176,16 @@ def _plot(a: argparse.Namespace) -> int:
 def _evaluate(a: argparse.Namespace) -> int:
     from training.evaluate import EvaluationOptions, evaluate
 
-    options = EvaluationOptions(a.count, a.steps, a.size, a.device, a.processes, a.pictures)
+    options = EvaluationOptions(
+        count=a.count,
+        steps=a.steps,
+        size=a.size,
+        device=a.device,
+        processes=a.processes,
+        pictures=a.pictures,
+        text_scale=a.text_scale,
+        image_scale=a.image_scale,
+    )
     evaluate(a.checkpoint, options, a.out)
     return 0
 

@@ -64,7 +64,9 @@ def train_autoencoder(run: Run, sizes: Sizes, options: AutoencoderOptions, proce
     """Train, and when the plan is complete write ae.safetensors and ae_config.json; True if it is."""
     config = write_configs(run.folder, sizes)
     with Drawers(processes) as drawers:
-        table = drawers.table(Order("scene", options.size, options.size, run.folder), f"ae/{run.seed}", options.scenes)()
+        table = drawers.table(
+            Order("scene", options.size, options.size, run.folder), f"ae/{run.seed}", options.scenes
+        )()
     torch.manual_seed(run.seed)
     model = on_device(Autoencoder(config.autoencoder), run.device)
     stage = AutoencoderStage(model, table, options, run)
@@ -82,7 +84,7 @@ def _finish(model: Autoencoder, table: Table, sizes: Sizes, options: Autoencoder
     for p in model.parameters():
         p.copy_(p.half().float())
     squares, means, variances = [], [], []
-    for rows in table["scene"][:1024].split(64):
+    for rows in torch.split(table["scene"][:1024], 64):
         pixels = to_range(render(rows.to(run.device), options.size, options.size))
         mean, logvar = model.encoder(pixels).chunk(2, dim=1)
         means.append(mean)

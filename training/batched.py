@@ -5,9 +5,10 @@ expert owns one slice and nothing is gathered. Which row sees which, and where i
 the reference's; tests hold the results against bagel/ over the reference implementation.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -73,13 +74,6 @@ class Layout:
         start = self.n_text + sum(before.n_image for before in self.parts[:part])
         return slice(start, start + self.parts[part].n_image)
 
-    @cached_property
-    def _owner(self) -> tuple[Tensor, Tensor, Tensor]:
-        """For each row: its part, its order in it, and whether the part is causal, [S] each."""
-        part = [i for expert in (TEXT, IMAGE) for i, p in enumerate(self.parts) for _ in range(p[expert])]
-        order = [j for expert in (TEXT, IMAGE) for p in self.parts for j in range(p[expert])]
-        return torch.tensor(part), torch.tensor(order), torch.tensor([self.parts[i].causal for i in part])
-
     def place(self, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """lengths [B, parts]: tokens of a text, 1 for an image, 0 for what a sample lacks -> positions and visibility.
 
@@ -87,7 +81,7 @@ class Layout:
         in front of its own, and of its own what is not behind it if it is causal. Rows that a sample lacks are seen by
         none, but see themselves, so that every softmax has a value.
         """
-        part, order, causal = (tensor.to(lengths.device) for tensor in self._owner)
+        part, order, causal = _owners(self.parts, lengths.device)
         start = lengths.cumsum(1) - lengths
         positions = start[:, part] + order * causal
         length = lengths[:, part]
@@ -99,19 +93,33 @@ class Layout:
         return positions, (sees & there[:, None, :]) | itself
 
 
-def run(trainee: Trainee, x: Tensor, layout: Layout, lengths: Tensor, layer=None) -> Tensor:  # type: ignore[no-untyped-def]
+DecoderLayer = Callable[..., Tensor]
+"""`decoder_layer`, or what torch.compile makes of it."""
+
+
+@cache
+def _owners(parts: tuple[Part, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For each row: its part, its order in it, and whether the part is causal, [S] each."""
+    part = [i for expert in (TEXT, IMAGE) for i, p in enumerate(parts) for _ in range(p[expert])]
+    order = [j for expert in (TEXT, IMAGE) for p in parts for j in range(p[expert])]
+    columns = (part, order, [parts[i].causal for i in part])
+    return tuple(torch.tensor(column, device=device) for column in columns)  # type: ignore[return-value]
+
+
+def run(trainee: Trainee, x: Tensor, layout: Layout, lengths: Tensor, layer: DecoderLayer | None = None) -> Tensor:
     """All layers: x [B, S, H] in the dtype to compute in -> [B, S, H], before the final norm.
 
-    layer is `decoder_layer` or a compiled one.
+    layer is `decoder_layer` unless a compiled one is given.
     """
     config = trainee.config.language
     positions, visible = layout.place(lengths)
     table = Rotary.at(positions.flatten(), config.head_dim, config.rope_theta)
     cos, sin = (values.view(*positions.shape, 1, -1).to(x.dtype) for values in (table.cos, table.sin))
+    hidden = torch.zeros(visible.shape, dtype=x.dtype, device=x.device).masked_fill_(~visible, float("-inf"))
     step = decoder_layer if layer is None else layer
     shape = (config.heads, config.kv_heads, config.eps)
     for fields in zip(*(stack.unbind(0) for stack in trainee.stacked(x.dtype)), strict=True):
-        x = step(LayerTensors(*fields), x, layout.n_text, cos, sin, visible[:, None], shape)
+        x = step(LayerTensors(*fields), x, layout.n_text, cos, sin, hidden[:, None], shape)
     return x
 
 
@@ -121,22 +129,23 @@ def decoder_layer(
     n_text: int,
     cos: Tensor,
     sin: Tensor,
-    visible: Tensor,
+    hidden: Tensor,
     shape: tuple[int, int, float],
 ) -> Tensor:
-    """bagel.layers.decoder_layer over a batch: x [B, S, H]; cos, sin [B, S, 1, d]; visible [B, 1, S, S].
+    """bagel.layers.decoder_layer over a batch: x [B, S, H]; cos, sin [B, S, 1, d]; hidden [B, 1, S, S], minus
+    infinity where a row does not see another, else 0.
 
     shape: query heads, key/value heads, eps.
     """
     heads, kv_heads, eps = shape
     b, s, _ = x.shape
     qkv = linear(norm(x, layer.input_gain, n_text, eps), layer.qkv_weight, n_text, layer.qkv_bias)
-    q, k, v = qkv.view(b, s, heads + 2 * kv_heads, -1).split([heads, kv_heads, kv_heads], dim=2)
-    q = rotate(norm(q, layer.q_gain, n_text, eps), cos, sin)
-    k = rotate(norm(k, layer.k_gain, n_text, eps), cos, sin)
+    qk, v = qkv.view(b, s, heads + 2 * kv_heads, -1).tensor_split([heads + kv_heads], dim=2)
+    gain = torch.cat([layer.q_gain[:, None].expand(-1, heads, -1), layer.k_gain[:, None].expand(-1, kv_heads, -1)], 1)
+    q, k = rotate(norm(qk, gain, n_text, eps), cos, sin).tensor_split([heads], dim=2)
     k, v = (tensor.repeat_interleave(heads // kv_heads, dim=2) for tensor in (k, v))
     q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible).transpose(1, 2).reshape(b, s, -1)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=hidden).transpose(1, 2).reshape(b, s, -1)
     x = x + linear(mixed, layer.o_weight, n_text)
     gate, up = linear(norm(x, layer.post_gain, n_text, eps), layer.gate_up, n_text).chunk(2, dim=-1)
     return x + linear(F.silu(gate) * up, layer.down, n_text)
@@ -153,10 +162,9 @@ def linear(x: Tensor, weight: Tensor, n_text: int, bias: Tensor | None = None) -
 
 
 def norm(x: Tensor, gain: Tensor, n_text: int, eps: float) -> Tensor:
-    """The routed RMSNorm over the last axis: x [B, S, ..., K], gain [2, K]."""
-    s = x.shape[1]
-    gains = torch.cat([gain[TEXT].expand(n_text, -1), gain[IMAGE].expand(s - n_text, -1)])
-    gains = gains.view(1, s, *([1] * (x.ndim - 3)), -1)
+    """The routed RMSNorm over the last axis: x [B, S, ..., K], gain [2, ..., K]."""
+    same = [-1] * (gain.ndim - 1)
+    gains = torch.cat([gain[:1].expand(n_text, *same), gain[1:].expand(x.shape[1] - n_text, *same)])
     return F.rms_norm(x, x.shape[-1:], eps=eps) * gains
 
 
@@ -183,7 +191,7 @@ def look(eye: Eye, pixels: Tensor) -> Tensor:
     cut = pixels.view(b, 3, grid.height, eye.patch, grid.width, eye.patch)
     patches = cut.permute(0, 2, 4, 3, 5, 1).reshape(b, grid.n_tokens, -1)
     ids = grid.positions(eye.side).to(pixels.device)
-    tower = eye.vit_model["vision_model"]
+    tower: Any = eye.vit_model["vision_model"]
     x = tower.embeddings["patch_embedding"](patches) + tower.embeddings["position_embedding"](ids)
     for layer in tower.encoder.layers:
         x = _eye_layer(layer, x)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
-from types import TracebackType
 
 import numpy as np
 import torch
@@ -107,7 +106,7 @@ class Drawers:
     def __enter__(self) -> "Drawers":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):  # type: ignore[no-untyped-def]
+    def __exit__(self, *exc: object) -> None:
         if self.pool is not None:
             self.pool.terminate()
 

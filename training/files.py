@@ -44,7 +44,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     """Write a safetensors file. Raises ValueError naming the tensors that hold NaN or infinite values."""
     broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
     if broken:
-        raise ValueError(f"{path.name} is not written: {', '.join(broken[:5])} hold NaN or infinite values; train again")
+        raise ValueError(
+            f"{path.name} is not written: {', '.join(broken[:5])} hold NaN or infinite values; train again"
+        )
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_bytes(path, save(ready, dict(about or {})))
 

@@ -1,6 +1,7 @@
 """Flow matching: the loss of text-to-image and of editing, and a batched sampler to look at while training."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from torch import Tensor
 from bagel.latents import Grid
 from bagel.sampler import schedule
 from training import batched
-from training.batched import Layout, latent, seen, text
+from training.batched import DecoderLayer, Layout, latent, seen, text
 from training.model import Trainee
 
 TEXT_DROP, IMAGE_DROP = 0.1, 0.1
@@ -42,7 +43,9 @@ def draw_times(n: int, generator: torch.Generator) -> Tensor:
     return TIME_SHIFT * t / (1 + (TIME_SHIFT - 1) * t)
 
 
-def flow_loss(trainee: Trainee, wish: Prompted, target: Tensor, generator: torch.Generator, layer=None) -> Tensor:  # type: ignore[no-untyped-def]
+def flow_loss(
+    trainee: Trainee, wish: Prompted, target: Tensor, generator: torch.Generator, layer: DecoderLayer | None = None
+) -> Tensor:
     """Mean square error of the velocity noise - target at random times: target [B, n, width] -> []."""
     b = len(target)
     t = draw_times(b, generator)
@@ -55,8 +58,8 @@ def flow_loss(trainee: Trainee, wish: Prompted, target: Tensor, generator: torch
     return F.mse_loss(v.float(), noise - target)
 
 
-def velocity(  # type: ignore[no-untyped-def]
-    trainee: Trainee, wish: Prompted, noisy: Tensor, t: Tensor, has_image: Tensor, layer=None
+def velocity(
+    trainee: Trainee, wish: Prompted, noisy: Tensor, t: Tensor, has_image: Tensor, layer: DecoderLayer | None = None
 ) -> Tensor:
     """The model's velocity at noisy tokens [B, n, width], times t [B]; a sample of length 0 has no text.
 
@@ -104,7 +107,7 @@ def sample(trainee: Trainee, wish: Prompted, noise: Tensor, steps: int = 25, sca
     everything = torch.ones(b, dtype=torch.bool, device=noise.device)
     nothing = Prompted(wish.grid, wish.ids, torch.zeros_like(wish.lengths), wish.source)
     times = schedule(steps, 3.0).tolist()
-    for now, following in zip(times, times[1:], strict=False):
+    for now, following in pairwise(times):
         t = torch.full((b,), now, device=noise.device)
         main = velocity(trainee, wish, x, t, everything).float()
         free = velocity(trainee, nothing, x, t, everything).float()

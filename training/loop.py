@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ class Run:
     """How a stage is run.
 
     folder   holds its state, its log and what it makes
-    minutes  of wall clock for this call, from the start of the process
+    minutes  of wall clock for this call, counted from `started`, the start of the process
     steps    of the whole plan; if None, as many as fit into the minutes, measured on the way
     """
 
@@ -37,6 +37,7 @@ class Run:
     device: torch.device
     log_every: int = 50
     save_seconds: float = 60.0
+    started: float = STARTED
 
 
 class Stage(Protocol):
@@ -57,10 +58,10 @@ def train(stage: Stage, run: Run, clock: Callable[[], float] = time.monotonic) -
     """
     step, total = _resume(stage, run)
     began, first, saved = clock(), step, clock()
-    deadline = STARTED + 60 * run.minutes - RESERVE
+    deadline = run.started + 60 * run.minutes - RESERVE
     while step < total and clock() < deadline:
         losses = stage.losses(step)
-        sum(losses.values(), torch.zeros((), device=run.device)).backward()
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         stage.optimizer.step(Schedule(total).factor(step), step)
         step += 1
         done = step - first
@@ -95,7 +96,9 @@ def _resume(stage: Stage, run: Run) -> tuple[int, int]:
         return 0, run.steps or UNKNOWN
     tensors, progress = found
     if progress["seed"] != run.seed:
-        raise ValueError(f"{run.folder} was begun with seed {progress['seed']} but {run.seed} is asked for; keep to one")
+        raise ValueError(
+            f"{run.folder} was begun with seed {progress['seed']} but {run.seed} is asked for; keep to one"
+        )
     stage.optimizer.load(tensors)
     planned = progress["total"]
     if run.steps is None and progress["step"] >= planned:
@@ -113,8 +116,15 @@ def _log(run: Run, step: int, total: int, losses: dict[str, Tensor], now: float)
     values: dict[str, Any] = {name: round(float(value.detach()), 5) for name, value in losses.items()}
     broken = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
     if broken:
-        raise ValueError(f"the loss {broken[0]} is not finite at step {step}; go on from the saved state at lower rates")
-    line = {"step": step, "total": None if total == UNKNOWN else total, "seconds": round(now - STARTED, 1), **values}
+        raise ValueError(
+            f"the loss {broken[0]} is not finite at step {step}; go on from the saved state at lower rates"
+        )
+    line = {
+        "step": step,
+        "total": None if total == UNKNOWN else total,
+        "seconds": round(now - run.started, 1),
+        **values,
+    }
     append_json(run.folder / "log.jsonl", line)
     print(" ".join(f"{key} {value}" for key, value in line.items()), file=sys.stderr, flush=True)
 
@@ -125,7 +135,7 @@ def _wait(device: torch.device) -> None:
 
 
 def describe(run: Run, **more: Any) -> None:
-    """Write what a stage was run with, as one more line of stage.jsonl: for the model card."""
+    """Write what a stage was run with, as one more line of its log: for the model card."""
     gpu = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "none (CPU)"
-    fields = asdict(run) | {"folder": run.folder.name, "device": str(run.device)}
+    fields = {"folder": run.folder.name, "minutes": run.minutes, "steps": run.steps, "seed": run.seed}
     append_json(run.folder / "log.jsonl", {"run": fields, "gpu": gpu, "torch": torch.__version__, **more})

@@ -1,5 +1,6 @@
 """The small model's configuration, its parameters as they are trained, and its export to BAGEL's own format."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,7 +130,7 @@ def _configs(sizes: Sizes, vocab: int, scale: float, shift: float) -> dict[str, 
 
 
 class LayerTensors(NamedTuple):
-    """One decoder layer, or all of them with one more axis in front: the fields of bagel's MoTLayer, experts stacked."""
+    """One decoder layer, or all of them with one more axis in front: bagel's MoTLayer as bare tensors."""
 
     input_gain: Tensor
     qkv_weight: Tensor
@@ -177,15 +178,16 @@ class Trainee(nn.Module):
             self.final_gain = nn.Parameter(torch.ones(2, language.hidden))
             self.latents = LatentAdapter(config.latent_width, language.hidden, sizes.table_side**2)
             self.eye = Eye(config.vision, language.hidden, sizes.eye_side**2)
+            _initialise(self.latents, self.eye)
         for table in (self.latents.latent_pos_embed, self.eye.vit_pos_embed):
             # Rounded as they will be in the file, so that training sees what inference will.
             values = sin_cos_table(table.side, language.hidden).bfloat16().float()
-            table.pos_embed = nn.Parameter(values, requires_grad=False)
-        nn.init.zeros_(self.latents.llm2vae.weight)
+            table.pos_embed.data.copy_(values)
+            table.pos_embed.requires_grad_(False)
 
     def stacked(self, dtype: torch.dtype) -> LayerTensors:
         """All layers in one dtype; gradients flow back to the float32 parameters."""
-        return LayerTensors(**{name: self.layers[name].to(dtype) for name in LayerTensors._fields})
+        return LayerTensors(*(self.layers[name].to(dtype) for name in LayerTensors._fields))
 
     def transformer(self, ops: MoTOps) -> Transformer:
         """Inference over these very tensors."""
@@ -202,11 +204,14 @@ class Trainee(nn.Module):
 
     def published(self) -> dict[str, Tensor]:
         """The tensors under their published names, each expert by itself: what ema.safetensors holds."""
-        tensors = {f"{LLM}embed_tokens.weight": self.embedding, "language_model.lm_head.weight": self.head}
+        tensors: dict[str, Tensor] = {
+            f"{LLM}embed_tokens.weight": self.embedding,
+            "language_model.lm_head.weight": self.head,
+        }
         for expert, s in enumerate(("", IMAGE_SUFFIX)):
             tensors[f"{LLM}norm{s}.weight"] = self.final_gain[expert]
             for i in range(self.config.language.layers):
-                layer = LayerTensors(**{name: self.layers[name][i, expert] for name in LayerTensors._fields})
+                layer = LayerTensors(*(self.layers[name][i, expert] for name in LayerTensors._fields))
                 tensors |= {f"{LLM}layers.{i}.{name}": t for name, t in _published_layer(layer, s, self.config).items()}
         tensors |= self.latents.state_dict() | self.eye.state_dict()
         return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
@@ -236,6 +241,19 @@ def sin_cos_table(side: int, hidden: int) -> Tensor:
     return torch.cat(parts, dim=1).float()
 
 
+def _initialise(latents: LatentAdapter, eye: Eye) -> None:
+    """Linear layers keep the size of what goes through; what the eye adds must not drown in the position tables."""
+    for module in (*latents.modules(), *eye.modules()):
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            nn.init.zeros_(module.bias)
+    tower: Any = eye.vit_model["vision_model"]
+    nn.init.normal_(tower.embeddings["position_embedding"].weight, std=0.5)
+    for last in (eye.connector.fc2, latents.time_embedder.mlp[2]):
+        nn.init.normal_(last.weight, std=2.0 * last.in_features**-0.5)  # type: ignore[arg-type, operator]
+    nn.init.zeros_(latents.llm2vae.weight)
+
+
 def _initial_layers(config: LanguageConfig) -> dict[str, nn.Parameter]:
     """Fan-in scaled weights; what writes to the residual stream starts smaller, by the number of such writes."""
     n, hidden, d, inner = config.layers, config.hidden, config.head_dim, config.intermediate
@@ -243,7 +261,7 @@ def _initial_layers(config: LanguageConfig) -> dict[str, nn.Parameter]:
     writes = (2 * n) ** -0.5
 
     def normal(out: int, fan_in: int, factor: float = 1.0) -> Tensor:
-        return torch.randn(n, 2, out, fan_in) * fan_in**-0.5 * factor
+        return torch.randn(n, 2, out, fan_in) * (factor / math.sqrt(fan_in))
 
     values = LayerTensors(
         input_gain=torch.ones(n, 2, hidden),
@@ -271,10 +289,10 @@ def _published_layer(layer: LayerTensors, suffix: str, config: BagelConfig) -> d
         f"input_layernorm{suffix}.weight": layer.input_gain,
         f"post_attention_layernorm{suffix}.weight": layer.post_gain,
     }
-    packed = zip("qkv", layer.qkv_weight.split(widths), layer.qkv_bias.split(widths), strict=True)
+    weights, biases = (torch.split(tensor, widths) for tensor in (layer.qkv_weight, layer.qkv_bias))
+    packed = zip("qkv", weights, biases, strict=True)
     for name, weight, bias in packed:
         tensors |= {f"self_attn.{name}_proj{suffix}.weight": weight, f"self_attn.{name}_proj{suffix}.bias": bias}
     for name, weight in zip(("gate", "up"), layer.gate_up.chunk(2), strict=True):
         tensors[f"mlp{suffix}.{name}_proj.weight"] = weight
     return tensors
-

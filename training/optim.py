@@ -72,7 +72,7 @@ class Optimizer:
                     raise ValueError(f"parameter {name} has no gradient; every task must reach every matrix")
                 self.momentum[name].lerp_(gradient, 1 - MOMENTUM)
                 directions.append(gradient.lerp(self.momentum[name], MOMENTUM).view(-1, n, k))
-            updates = orthogonalise(torch.cat(directions)).split([len(d) for d in directions])
+            updates = torch.split(orthogonalise(torch.cat(directions)), [len(d) for d in directions])
             for name, update in zip(names, updates, strict=True):
                 p = self.matrices[name]
                 p.mul_(1 - rate * WEIGHT_DECAY)
@@ -80,7 +80,7 @@ class Optimizer:
 
     def state(self) -> dict[str, Tensor]:
         """Parameters, their average and both optimisers' moments: enough to go on as if nothing had happened."""
-        tensors = {f"parameter.{name}": p for name, p in self.parameters.items()}
+        tensors: dict[str, Tensor] = {f"parameter.{name}": p for name, p in self.parameters.items()}
         tensors |= {f"average.{name}": p for name, p in self.average.items()}
         tensors |= {f"momentum.{name}": p for name, p in self.momentum.items()}
         for name, p in self.others.items():
@@ -91,7 +91,7 @@ class Optimizer:
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `state`. Raises ValueError for a state of another model."""
-        wanted = {f"parameter.{name}": p for name, p in self.parameters.items()}
+        wanted: dict[str, Tensor] = {f"parameter.{name}": p for name, p in self.parameters.items()}
         wanted |= {f"average.{name}": p for name, p in self.average.items()}
         wanted |= {f"momentum.{name}": p for name, p in self.momentum.items()}
         wrong = [n for n, p in wanted.items() if n not in tensors or tensors[n].shape != p.shape]
@@ -120,4 +120,5 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     for _ in range(5):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+    near: Tensor = (x.mT if tall else x).to(matrices.dtype)
+    return near

@@ -3,7 +3,9 @@
 A scene is a row of 27 float32 numbers (`pack`), so that a training step draws its pictures on the GPU from a table.
 """
 
+import math
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from reference_impl.contract import require
 from training.world import SHAPES, TEXTURES, WORDS, Scene
 
 SLOTS, FIELDS = 3, 7
@@ -34,6 +37,8 @@ _FONT = {
 }
 WORD_HEIGHT, WORD_MARGIN = 14, 3
 """A word stands centred above the lower edge; its strokes are two pixels wide."""
+LEAST_SIDE = 48
+"""The longest word has 46 pixels."""
 
 
 def pack(scene: Scene) -> NDArray[np.float32]:
@@ -68,8 +73,16 @@ def wild_rows(rng: np.random.Generator, n: int, side: int) -> NDArray[np.float32
 def render(rows: Tensor, height: int, width: int) -> Tensor:
     """Rows [B, ROW_WIDTH] float32 -> pictures [B, 3, height, width] uint8, on the rows' device.
 
-    Edges are one pixel soft. The same rows give the same picture on one device.
+    Edges are one pixel soft. The same rows give the same picture on one device. Raises ValueError for a picture that
+    is too small for a word.
     """
+    require(
+        width >= LEAST_SIDE and height >= LEAST_SIDE,
+        "a picture of {} x {} is too small for the world's words; use at least {} pixels a side",
+        width,
+        height,
+        LEAST_SIDE,
+    )
     things = rows[:, : SLOTS * FIELDS].view(-1, SLOTS, FIELDS)
     ground = rows[:, SLOTS * FIELDS :]
     picture = _background(ground, height, width)
@@ -104,7 +117,7 @@ def signed_distance(shape: str, x: Tensor, y: Tensor) -> Tensor:
         return torch.maximum(x.abs(), y.abs()) - 0.8
     if shape == "triangle":
         y = y - 0.15  # centred by its bounding box more than by its centroid
-        return torch.maximum(y - 0.62, 0.866 * x.abs() - 0.5 * y - 0.62)
+        return torch.maximum(y - 0.54, 0.866 * x.abs() - 0.5 * y - 0.54)
     if shape == "star":
         return _star(x, y)
     if shape == "ring":
@@ -113,7 +126,7 @@ def signed_distance(shape: str, x: Tensor, y: Tensor) -> Tensor:
         ax, ay = x.abs(), y.abs()
         return torch.minimum(torch.maximum(ax - 0.33, ay - 0.98), torch.maximum(ay - 0.33, ax - 0.98))
     if shape == "diamond":
-        return (x.abs() + y.abs() - 1.1) * 0.5**0.5
+        return (x.abs() + y.abs() - 1.1) * math.sqrt(0.5)
     raise ValueError(f"shape {shape!r} is unknown; use one of {', '.join(SHAPES)}")
 
 
@@ -127,7 +140,8 @@ def _star(x: Tensor, y: Tensor, outer: float = 1.1, inner: float = 0.5) -> Tenso
     half = torch.tensor(turn / 2)
     ix, iy = inner * half.sin(), inner * half.cos()
     edge_x, edge_y = ix, iy - outer
-    return (px * -edge_y + (py - outer) * edge_x) / torch.hypot(edge_x, edge_y)
+    distance: Tensor = (px * -edge_y + (py - outer) * edge_x) / torch.hypot(edge_x, edge_y)
+    return distance
 
 
 def _background(ground: Tensor, height: int, width: int) -> Tensor:
@@ -162,5 +176,6 @@ def _letters(height: int, width: int) -> Tensor:
     return masks
 
 
-def _luma(r, g, b):  # type: ignore[no-untyped-def]  # numbers, arrays or tensors alike
+def _luma(r: Any, g: Any, b: Any) -> Any:
+    """Brightness of numbers, arrays or tensors alike."""
     return 0.299 * r + 0.587 * g + 0.114 * b

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
-from skimage import color, measure, morphology, transform
+from skimage import color, measure, transform
+from skimage.morphology import dilation, erosion, footprint_rectangle, opening
 
 from training.edits import Edit
 from training.render import WORD_HEIGHT, WORD_MARGIN, signed_distance
@@ -117,7 +118,7 @@ def see(picture: Image.Image, has_word: bool) -> Sight:
     stands_out = np.linalg.norm(lab - ground, axis=-1) > STANDS_OUT
     if has_word:
         stands_out[-(WORD_HEIGHT + 2 * WORD_MARGIN) :] = False
-    mask = morphology.opening(stands_out, morphology.footprint_rectangle((3, 3)))
+    mask = opening(stands_out, footprint_rectangle((3, 3)))
     labels = measure.label(mask, connectivity=1)
     regions = [region for region in measure.regionprops(labels) if region.area >= LEAST_AREA]
     things = tuple(_identify(region, labels, lab, ground) for region in regions)
@@ -242,8 +243,9 @@ def _difference_elsewhere(edit: Edit, before: Image.Image, after: Image.Image, s
     touched = [scene.things[i] for i in edit.touched]
     # An added thing stands where the model put it.
     centres = [(thing.x, thing.y, thing.radius) for thing in touched]
-    centres += [(found.x, found.y, touched[0].radius) for found in sight.things if edit.kind == "add" and
-                _distance(touched[0], found) <= NEAR_PLACE]  # fmt: skip
+    if edit.kind == "add":
+        near = [found for found in sight.things if _distance(touched[0], found) <= NEAR_PLACE]
+        centres += [(found.x, found.y, touched[0].radius) for found in near]
     y, x = np.mgrid[: before.height, : before.width] + 0.5
     elsewhere = np.ones((before.height, before.width), dtype=bool)
     for cx, cy, radius in centres:
@@ -261,7 +263,7 @@ def _fit_background(lab: Floats) -> Floats:
     edge[4:-4, 4:-4] = False
     use = edge & (np.linalg.norm(lab - np.median(lab[edge], axis=0), axis=-1) < 2.5 * STANDS_OUT)
     for _ in range(4):
-        plane = design @ np.linalg.lstsq(design[use], lab[use], rcond=None)[0]
+        plane: Floats = design @ np.linalg.lstsq(design[use], lab[use], rcond=None)[0]
         use = np.linalg.norm(lab - plane, axis=-1) < STANDS_OUT
         if use.sum() < edge.sum():
             break
@@ -272,12 +274,12 @@ def _identify(region: Any, labels: NDArray[np.int64], lab: Floats, ground: Float
     top, left, bottom, right = region.bbox
     box = (slice(max(top - 3, 0), bottom + 3), slice(max(left - 3, 0), right + 3))
     mine = labels[box] == region.label
-    core = morphology.erosion(mine, morphology.footprint_rectangle((3, 3)))
+    core = erosion(mine, footprint_rectangle((3, 3)))
     tone = np.median(lab[box][core if core.any() else mine], axis=0)
     # How much of the thing's colour a pixel holds, 0..1: finer than a yes or no at soft edges.
     toward = tone - ground[box]
     cover = ((lab[box] - ground[box]) * toward).sum(-1) / (toward**2).sum(-1).clip(min=1e-6)
-    near = morphology.dilation(mine, morphology.footprint_rectangle((7, 7)))  # the opening took the thin tips
+    near = dilation(mine, footprint_rectangle((7, 7)))  # the opening took the thin tips
     shape, likeness = _best_shape(np.where(near, cover.clip(0, 1), 0.0))
     cy, cx = (top + bottom) / 2, (left + right) / 2
     return Found(shape, nearest_colour(tone), cx, cy, int(region.area), likeness)
@@ -286,10 +288,16 @@ def _identify(region: Any, labels: NDArray[np.int64], lab: Floats, ground: Float
 def _best_shape(cover: Floats) -> tuple[str | None, float]:
     mask = transform.resize(_cropped(cover), (TEMPLATE, TEMPLATE), order=1, anti_aliasing=False) > 0.5
     likeness = {
-        name: float((mask & template).sum() / max((mask | template).sum(), 1)) for name, template in _templates().items()
+        name: float((mask & template).sum() / max((mask | template).sum(), 1))
+        for name, template in _templates().items()
     }
     best = max(likeness, key=lambda name: likeness[name])
     return (best if likeness[best] >= LEAST_LIKENESS else None), likeness[best]
+
+
+def _overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Intersection over union."""
+    return float((one & other).sum() / max((one | other).sum(), 1))
 
 
 def _cropped(cover: Floats) -> Floats:

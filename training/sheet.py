@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 import torch
 from PIL import Image
@@ -10,12 +11,12 @@ from torch import Tensor
 from bagel.autoencoder import Autoencoder
 from bagel.latents import Grid
 from bagel.tokenizer import Tokenizer
-from training.autoencoder import mixed, to_range
-from training.edits import draw_edit
+from training.autoencoder import load_autoencoder, mixed, to_range
+from training.edits import Edit, draw_edit
 from training.flow import Prompted, Source, sample
-from training.model import Trainee
+from training.model import Sizes, Trainee
 from training.render import pack, render
-from training.transformer import encode, for_eye
+from training.transformer import averaged, encode, for_eye
 from training.world import caption, draw, held_out
 
 COLUMNS = 8
@@ -33,7 +34,7 @@ def write_sheet(trainee: Trainee, autoencoder: Autoencoder, words: Tokenizer, si
     while len(captions) < 2 * COLUMNS:
         if held_out(found := caption(draw(rng, size, size))):
             captions.append(found)
-    edits = []
+    edits: list[Edit] = []
     while len(edits) < 2 * COLUMNS:
         if held_out((edit := draw_edit(rng, size, size)).key):
             edits.append(edit)
@@ -58,7 +59,8 @@ def decode(autoencoder: Autoencoder, tokens: Tensor, grid: Grid) -> Tensor:
     """Image tokens [B, n, width] -> uint8 [B, 3, H, W], as bagel's pipeline does one by one."""
     latents = torch.stack([grid.unpack(one, 2) for one in tokens.float()])
     raw = autoencoder.decoder(latents / autoencoder.scale + autoencoder.shift)
-    return ((raw * 0.5 + 0.5).clamp(0, 1) * 255).to(torch.uint8)
+    pixels: Tensor = ((raw * 0.5 + 0.5).clamp(0, 1) * 255).to(torch.uint8)
+    return pixels
 
 
 def _padded(words: Tokenizer, texts: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -66,3 +68,12 @@ def _padded(words: Tokenizer, texts: list[str], device: torch.device) -> tuple[T
     width = -(-max(map(len, ids)) // 8) * 8
     padded = torch.tensor([row + [0] * (width - len(row)) for row in ids], device=device)
     return padded, torch.tensor([len(row) for row in ids], device=device)
+
+
+def write_sheet_of_state(state: Path, autoencoder: Path, sizes: Sizes, size: int, device: str, out: Path) -> list[str]:
+    """`write_sheet` of the running average in a transformer's state. Raises FileNotFoundError if there is none."""
+    place = torch.device(device)
+    frozen = load_autoencoder(autoencoder, place)
+    with TemporaryDirectory() as folder:
+        trainee, words = averaged(state, autoencoder, sizes, Path(folder))
+    return write_sheet(trainee.to(place), frozen, words, size, out)

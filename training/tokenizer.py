@@ -1,6 +1,7 @@
 """The tokenizer files of the small model: Qwen2's byte-level BPE, in which every word of the world is one token."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 from bagel.tokenizer import SPECIAL, Tokenizer
@@ -71,7 +72,7 @@ def _merges() -> list[tuple[str, str]]:
 def _cut(word: str, merges: dict[tuple[str, str], int]) -> list[str]:
     """BPE itself: join the neighbours whose pair comes first in the list, again and again."""
     pieces = list(word)
-    while known := [pair for pair in zip(pieces, pieces[1:], strict=False) if pair in merges]:
+    while known := [pair for pair in pairwise(pieces) if pair in merges]:
         first = min(known, key=merges.__getitem__)
         i = next(i for i in range(len(pieces)) if (pieces[i], pieces[i + 1]) == first)
         pieces[i : i + 2] = [first[0] + first[1]]

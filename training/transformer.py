@@ -17,8 +17,8 @@ from bagel.tokenizer import Tokenizer
 from training import batched
 from training.autoencoder import load_autoencoder, mixed, to_range
 from training.data import Drawers, Order, Table
-from training.flow import Prompted, Source, flow_loss
 from training.files import load_state
+from training.flow import Prompted, Source, flow_loss
 from training.loop import Run, describe, train
 from training.model import LayerTensors, Sizes, Trainee, export, write_configs
 from training.optim import Optimizer
@@ -54,10 +54,10 @@ class TransformerOptions:
 
 
 def muon_matrices(trainee: Trainee) -> set[str]:
-    """The matrices between hidden states; embeddings, the head and the adapters' outer layers are AdamW's."""
+    """The matrices between hidden states; embeddings, the head and what meets latents and times are AdamW's."""
     stacked = {f"layers.{name}" for name in LayerTensors._fields if trainee.layers[name].ndim == 4}
-    eye = {name for name, p in trainee.named_parameters() if name.startswith("eye.vit_model") and p.ndim == 2}
-    return stacked | {name for name in eye if "embedding" not in name}
+    others = {name for name, p in trainee.eye.named_parameters(prefix="eye") if p.ndim == 2 and p.requires_grad}
+    return stacked | {name for name in others if "position_embedding" not in name}
 
 
 class TransformerStage:
@@ -187,8 +187,8 @@ def build(autoencoder: Path, sizes: Sizes, run: Run) -> tuple[Trainee, Autoencod
     return trainee.to(run.device), frozen
 
 
-def export_checkpoint(state: Path, autoencoder: Path, sizes: Sizes, out: Path) -> int:
-    """Write the running average of a stage's state as a BAGEL checkpoint folder; the state's step.
+def averaged(state: Path, autoencoder: Path, sizes: Sizes, folder: Path) -> tuple[Trainee, Tokenizer]:
+    """The running average of a stage's state, on the CPU; configs and tokenizer are written to `folder`.
 
     Raises FileNotFoundError if there is no state.
     """
@@ -197,18 +197,22 @@ def export_checkpoint(state: Path, autoencoder: Path, sizes: Sizes, out: Path) -
         raise FileNotFoundError(f"{state} holds no complete state-*.safetensors; give the transformer stage's folder")
     tensors, progress = found
     frozen = load_autoencoder(autoencoder, torch.device("cpu"))
-    config = write_configs(out, sizes, frozen.scale, frozen.shift)
-    trainee = Trainee(config, sizes, Tokenizer.load(out), progress["seed"])
+    config = write_configs(folder, sizes, frozen.scale, frozen.shift)
+    words = Tokenizer.load(folder)
+    trainee = Trainee(config, sizes, words, progress["seed"])
     averages = {name.removeprefix("average."): t for name, t in tensors.items() if name.startswith("average.")}
     # The tables of positions are not trained, so they are in no state: the fresh ones are the same.
     trainee.load_state_dict(trainee.state_dict() | averages)
-    export(out, sizes, trainee, frozen)
-    return int(progress["step"])
+    return trainee, words
 
 
-def train_transformer(
-    run: Run, autoencoder: Path, sizes: Sizes, options: TransformerOptions, processes: int
-) -> bool:
+def export_checkpoint(state: Path, autoencoder: Path, sizes: Sizes, out: Path) -> None:
+    """Write the running average of a stage's state as a BAGEL checkpoint folder."""
+    trainee, _ = averaged(state, autoencoder, sizes, out)
+    export(out, sizes, trainee, load_autoencoder(autoencoder, torch.device("cpu")))
+
+
+def train_transformer(run: Run, autoencoder: Path, sizes: Sizes, options: TransformerOptions, processes: int) -> bool:
     """Train; True if the plan is complete. The state's running average is what `export` writes."""
     with Drawers(processes) as drawers:
         trainee, frozen = build(autoencoder, sizes, run)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training import batched
-from training.batched import Layout, seen, text
+from training.batched import DecoderLayer, Layout, seen, text
 from training.flow import compute_dtype
 from training.model import Trainee
 from training.world import Scene, caption
@@ -49,7 +49,7 @@ def ask(rng: Random, scene: Scene) -> tuple[str, str]:
     return f"what colour is the {thing.shape}?", thing.colour
 
 
-def answer_loss(trainee: Trainee, asked: Asked, layer=None) -> Tensor:  # type: ignore[no-untyped-def]
+def answer_loss(trainee: Trainee, asked: Asked, layer: DecoderLayer | None = None) -> Tensor:
     """Mean cross-entropy, in nats, of each next token of the answers, the end included -> []."""
     scores = logits(trainee, asked, layer)[:, :-1].float()
     order = torch.arange(1, asked.answer.shape[1], device=scores.device)
@@ -57,7 +57,7 @@ def answer_loss(trainee: Trainee, asked: Asked, layer=None) -> Tensor:  # type: 
     return F.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
 
 
-def logits(trainee: Trainee, asked: Asked, layer=None) -> Tensor:  # type: ignore[no-untyped-def]
+def logits(trainee: Trainee, asked: Asked, layer: DecoderLayer | None = None) -> Tensor:
     """Of what follows each token of the answers: [B, T, vocab]. Same as bagel's ViT, text and decoding passes."""
     sight = batched.look(trainee.eye, asked.pixels)
     b, n, _ = sight.shape

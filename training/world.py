@@ -5,6 +5,7 @@ nothing else varies but small jitter, so that a scorer can judge a picture witho
 """
 
 import hashlib
+import math
 import re
 from dataclasses import dataclass
 from random import Random
@@ -43,10 +44,10 @@ ROW = "from left to right"
 ROW_PLACES = ((0.18, 0.5), (0.5, 0.5), (0.82, 0.5))
 TEXTURES = ("plain", "gradient", "striped", "checkered", "dotted")
 WORDS = ("SUN", "MOON", "CAT", "DOG", "TEA", "GO", "ART", "OK")
-COLOUR_JITTER, PLACE_JITTER = 6, 3.0
-GAP = 5.0
+COLOUR_JITTER, PLACE_JITTER = 6, 2.5
+GAP = 3.0
 """Least distance between the outlines of two things."""
-REACH = 1.12
+REACH = 1.17
 """A shape's farthest point, in radii (see render.py)."""
 HELD_OUT = 20
 """One text in this many is never trained on."""
@@ -196,7 +197,7 @@ def jittered(rng: Random, colour: str) -> Rgb:
 
 def apart(one: Thing, other: Thing) -> bool:
     """Whether two things leave the gap between them."""
-    distance = ((one.x - other.x) ** 2 + (one.y - other.y) ** 2) ** 0.5
+    distance = math.hypot(one.x - other.x, one.y - other.y)
     return distance >= REACH * (one.radius + other.radius) + GAP
 
 
