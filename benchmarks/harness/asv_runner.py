@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import environment, profiles
-from benchmarks.harness.records import Status, Timing, Value, read_lines, write_json
+from benchmarks.harness.records import Series, Status, Timing, Value, read_lines, write_json
 
 
 def run(root: Path, results: Path, folder: Path, bench: str = "") -> tuple[Status, str]:
@@ -52,7 +52,7 @@ def configuration(root: Path, results: Path, folder: Path) -> dict[str, Any]:
 
 def _expected(bench: str) -> list[str]:
     profile = environment.here().profile
-    names = [_name(series.benchmark, series.params) for series in profiles.declared(profile).expected]
+    names = [series.label for series in profiles.declared(profile).expected]
     return [name for name in names if re.search(bench, name)]
 
 
@@ -60,9 +60,4 @@ def _measured(folder: Path, commit: str) -> set[str]:
     timings, _ = read_lines(folder / "timing.jsonl", Timing)
     values, _ = read_lines(folder / "values.jsonl", Value)
     lines: list[Timing | Value] = [*timings, *values]
-    return {_name(one.benchmark, one.params) for one in lines if one.commit == commit}
-
-
-def _name(benchmark: str, params: dict[str, str]) -> str:
-    """The text that asv matches --bench with."""
-    return f"{benchmark}({', '.join(repr(value) for value in params.values())})"
+    return {Series(one.benchmark, one.params).label for one in lines if one.commit == commit}

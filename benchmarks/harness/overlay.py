@@ -38,6 +38,7 @@ class Overlay:
     profile      "cpu" or "gpu"
     fingerprint  of the machine and software, records.Environment.fingerprint
     round        how many times this benchmark and parameters were started before for this commit; rounds pair commits
+    side, order  in a comparison (harness/rounds.py): which side of the round, and its place in the round
     """
 
     commit: str
@@ -46,6 +47,8 @@ class Overlay:
     profile: Literal["cpu", "gpu"]
     fingerprint: str
     round: int = 0
+    side: str = ""
+    order: int = 0
 
     def write(self) -> None:
         """Write overlay.json beside the packages."""

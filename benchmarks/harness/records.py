@@ -182,7 +182,11 @@ class Golden:
 
 @dataclass(frozen=True)
 class Timing:
-    """The samples that one benchmark process returned, with what asv's flat list loses. Samples in seconds."""
+    """The samples that one benchmark process returned, with what asv's flat list loses. Samples in seconds.
+
+    side, order  in a comparison (harness/rounds.py): which side of the round this process measured, and its place in
+                 the round, counted from 0; elsewhere empty
+    """
 
     benchmark: str
     params: dict[str, str]
@@ -195,6 +199,21 @@ class Timing:
     samples: list[float]
     tile: str
     peak_memory_bytes: int | None = None
+    side: str = ""
+    order: int = 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A process of a comparison that returned no number. kind: the commit lacks it, it broke, or it took too long."""
+
+    benchmark: str
+    params: dict[str, str]
+    commit: str
+    side: str
+    round: int
+    kind: Literal["absent", "broken", "timeout"]
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -207,6 +226,11 @@ class Series:
     benchmark: str
     params: dict[str, str]
     reason: str = ""
+
+    @property
+    def label(self) -> str:
+        """The text that asv matches --bench with: `linear.track_seconds('qkv', 'reference', 'small', 'hot')`."""
+        return f"{self.benchmark}({', '.join(repr(value) for value in self.params.values())})"
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,14 @@ def record(entry: profiles.Benchmark, params: dict[str, str], subject: Subject, 
         records.append_line(folder / "values.jsonl", records.Value(**common, value=measured, unit=entry.unit))
         return measured
     peak = clock.peak_memory(subject.calls[0], subject.device)
-    timing = records.Timing(**common, samples=measured, tile=subject.tile, peak_memory_bytes=peak)
+    timing = records.Timing(
+        **common,
+        samples=measured,
+        tile=subject.tile,
+        peak_memory_bytes=peak,
+        side=here.side,
+        order=here.order,
+    )
     records.append_line(folder / "timing.jsonl", timing)
     # Undocumented: asv treats samples from track_* as it treats its own timings.
     return {"samples": measured, "number": 1}
