@@ -88,22 +88,22 @@ def _steps(night: Night) -> Iterator[Step]:
     """Each step's outcome in turn. A failed doctor ends the run; a red gate lets the other gates run, but not asv."""
     from benchmarks.harness.records import Step
 
-    doctor = _timed("doctor", lambda: _doctor(night))
+    doctor = timed("doctor", lambda: _doctor(night))
     yield doctor
     if doctor.status != "pass":
         return
     red = []
     for name in GATES:
-        outcome = _timed(name, partial(_measured, night, name))
+        outcome = timed(name, partial(measured, night, name))
         red += [name] if outcome.status != "pass" else []
         yield outcome
     if red:
         yield Step("asv", "not-measured", 0.0, f"no time is measured while {' and '.join(red)} is not green")
     else:
-        yield _timed("asv", partial(_asv, night))
+        yield timed("asv", partial(_asv, night))
 
 
-def _timed(name: str, run: Callable[[], tuple[Status, str]]) -> Step:
+def timed(name: str, run: Callable[[], tuple[Status, str]]) -> Step:
     """One step, announced before and never raising for what the step itself did wrong."""
     from benchmarks.harness.records import Step
 
@@ -129,7 +129,7 @@ def _doctor(night: Night) -> tuple[Status, str]:
     return "pass", ""
 
 
-def _measured(night: Night, name: str) -> tuple[Status, str]:
+def measured(night: Night, name: str) -> tuple[Status, str]:
     """One measuring step in its own process, importing the packages under test of HEAD and nothing newer."""
     from benchmarks.harness import overlay
     from benchmarks.harness.records import EXIT_CODES

@@ -67,7 +67,7 @@ def test_a_failed_doctor_ends_the_run(night: nightly.Night, monkeypatch: pytest.
 @pytest.mark.usefixtures("healthy")
 @pytest.mark.parametrize("red", nightly.GATES)
 def test_no_time_is_measured_behind_a_red_gate(night: nightly.Night, red: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nightly, "_measured", lambda night, name: ("regressed" if name == red else "pass", ""))
+    monkeypatch.setattr(nightly, "measured", lambda night, name: ("regressed" if name == red else "pass", ""))
     *gates, asv = nightly._steps(night)
     assert [step.name for step in gates] == ["doctor", *nightly.GATES]
     assert (asv.status, asv.reason) == ("not-measured", f"no time is measured while {red} is not green")
