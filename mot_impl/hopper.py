@@ -424,36 +424,48 @@ def _hopper_kernel(x_text, x_image, x_narrow, w_desc, y_text, y_image, y_narrow,
 _SWIZZLED = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """A schedule on a device: the tables that the kernel reads, and the flags by which its blocks signal."""
+@dataclass(frozen=True, eq=False)
+class _Tables:
+    """A schedule, and on a device the lists that the kernel reads."""
 
     plan: schedule.Schedule
     head: Tensor
     wide: Tensor
     narrow: Tensor
-    flags: Tensor
-    narrow_flags: Tensor
-
-    @property
-    def blocks(self) -> int:
-        return self.plan.blocks
 
 
 @functools.cache
-def _work(rows: tuple[int, int], n_tiles: int, k_steps: int, group: int, device: torch.device, stream: int) -> _Work:
-    """Made once, because a call must not copy from the host; per stream, because flags serve one launch at a time.
-
-    Launches of one captured graph must not overlap each other, nor work of the stream that it was captured on.
-    """
+def _tables(rows: tuple[int, int], n_tiles: int, k_steps: int, group: int, device: torch.device) -> _Tables:
+    """Made once and kept for good: a captured graph goes on reading them. Raises ValueError in a capture, which cannot
+    copy from the host."""
+    require(
+        not torch.cuda.is_current_stream_capturing(),
+        "the first call for {} text and {} image rows came while a CUDA graph was captured; call once before",
+        *rows,
+    )
     blocks = torch.cuda.get_device_properties(device).multi_processor_count
     plan = schedule.make(rows, n_tiles, k_steps, blocks, group)
-    tables = [torch.tensor(table, dtype=torch.int32, device=device) for table in plan.tables()]
-    flags = [
-        torch.zeros(per_part * max(parts, 1), dtype=torch.int32, device=device)
-        for per_part, parts in ((4, plan.wide_parts), (2, plan.narrow_parts))
-    ]
-    return _Work(plan, *tables, *flags)
+    return _Tables(plan, *(torch.tensor(table, dtype=torch.int32, device=device) for table in plan.tables()))
+
+
+_FLAGS: dict[tuple[_Tables, int], Tensor] = {}
+"""The flags by which blocks signal, lowered by those who waited. One launch may use them at a time: a set per stream."""
+
+
+def _flags(tables: _Tables, device: torch.device) -> Tensor:
+    """[4 a wide part, 2 a narrow part], all down.
+
+    A graph captured on a stream that has called before shares that stream's, so it must not run beside it. Elsewhere a
+    graph has its own, and clears them with every replay.
+    """
+    key = (tables, torch.cuda.current_stream(device).cuda_stream)
+    flags = _FLAGS.get(key)
+    if flags is None:
+        n = 4 * tables.plan.wide_parts + 2 * tables.plan.narrow_parts
+        flags = torch.zeros(max(n, 1), dtype=torch.int32, device=device)
+        if not torch.cuda.is_current_stream_capturing():
+            _FLAGS[key] = flags
+    return flags
 
 
 def _box(tensor: Tensor, rows: int) -> TensorDescriptor:
@@ -487,21 +499,21 @@ def routed(x: Tensor, experts: Experts, route: Route, tile: Tile, gated: bool) -
     if m == 0 or n_out == 0:
         return y
     with torch.cuda.device_of(x):
-        stream = torch.cuda.current_stream().cuda_stream
         n_tiles = -(-n_out // (128 if gated else 256))
-        work = _work((route.n_text, n_image), n_tiles, -(-k // schedule.BLOCK_K), tile.group_m, x.device, stream)
+        tables = _tables((route.n_text, n_image), n_tiles, -(-k // schedule.BLOCK_K), tile.group_m, x.device)
+        plan, flags = tables.plan, _flags(tables, x.device)
         # A descriptor of no rows cannot be made; nothing reads the one that stands in for it.
         x_image, x_text = (x[:n_image] if n_image else x), (x[n_image:] if n_image < m else x)
         y_image, y_text = (y[:n_image] if n_image else y), (y[n_image:] if n_image < m else y)
-        x_narrow, y_narrow = (x_image, y_image) if work.plan.narrow_expert == 1 else (x_text, y_text)
-        parts = torch.empty(max(work.plan.wide_parts, 1) * 128 * 256, dtype=torch.float32, device=x.device)
-        narrow_parts = torch.empty(max(work.plan.narrow_parts, 1) * 256 * 16, dtype=torch.float32, device=x.device)
-        _hopper_kernel[(work.blocks,)](
+        x_narrow, y_narrow = (x_image, y_image) if plan.narrow_expert == 1 else (x_text, y_text)
+        parts = torch.empty(max(plan.wide_parts, 1) * 128 * 256, dtype=torch.float32, device=x.device)
+        narrow_parts = torch.empty(max(plan.narrow_parts, 1) * 256 * 16, dtype=torch.float32, device=x.device)
+        _hopper_kernel[(plan.blocks,)](
             _box(x_text, 128), _box(x_image, 128), _box(x_narrow, 16),
             _box(weight.view(2 * n, k), 128 if gated else 256), _box(y_text, 64), _box(y_image, 64),
             y_narrow, y if bias is None else bias.contiguous(),
-            work.head, work.wide, work.narrow, work.plan.wide_rows, work.plan.narrow_rows,
-            parts, narrow_parts, work.flags, work.narrow_flags, n, work.plan.narrow_expert, x_narrow.shape[0],
+            tables.head, tables.wide, tables.narrow, plan.wide_rows, plan.narrow_rows,
+            parts, narrow_parts, flags, flags[4 * plan.wide_parts :], n, plan.narrow_expert, x_narrow.shape[0],
             GATED=gated, HAS_BIAS=bias is not None, STAGES=tile.stages, num_warps=4,
         )  # fmt: skip
     return y
