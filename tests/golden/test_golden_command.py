@@ -1,0 +1,132 @@
+"""`motbench golden` as a process, in a clone of its own: exit codes and what is said."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.harness.environment import repository_root
+from benchmarks.harness.records import Golden, Status
+from motbench.golden import exit_code, list_cases
+from tests.golden.conftest import FACTS, REQUEST, change
+
+PACKAGES = ("reference_impl", "mot_impl", "bagel", "benchmarks", "motbench", "reports")
+CHECKPOINT = "tests/data/bagel_oracle/checkpoint"
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packages and the checkpoint in a git repository, with one case that has no golden."""
+    root = tmp_path_factory.mktemp("clone")
+    for folder in (*PACKAGES, CHECKPOINT):
+        shutil.copytree(repository_root() / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    case = root / "golden_images" / "small"
+    case.mkdir(parents=True)
+    (case / "case.json").write_text(json.dumps({**FACTS, "request": {**REQUEST, "checkpoint": CHECKPOINT}}))
+    (root / ".gitignore").write_text("__pycache__/\n")
+    git = ["git", "-C", str(root)]
+    for command in (
+        ["init", "-q"],
+        ["config", "user.name", "Ada"],
+        ["config", "user.email", "ada@example.org"],
+        ["add", "."],
+        ["commit", "-q", "-m", "first"],
+    ):
+        subprocess.run([*git, *command], check=True)
+    return root
+
+
+def golden(clone: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "motbench", "golden", *words],
+        env={**environment, "PYTHONPATH": str(clone), "OMP_NUM_THREADS": "1"},
+        cwd=clone,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_life_of_a_golden(clone: Path) -> None:
+    """Approval, agreement of both implementations, a refused approval: the exit code of each."""
+    done = golden(clone, "accept", "small", "--reason", "the first one")
+    assert (done.returncode, "accepted by Ada <ada@example.org>" in done.stdout) == (0, True)
+
+    done = golden(clone, "check", "--json", "all.json", "--out", "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = json.loads((clone / "all.json").read_text())
+    assert [(r["impl"], r["against"], r["status"]) for r in records] == [
+        ("reference", "golden", "pass"),
+        ("fused", "reference", "pass"),
+        ("fused", "golden", "pass"),
+    ]
+
+    kernels = (
+        "import dataclasses, reference_impl\nfrom reference_impl.contract import Experts\nR = reference_impl.OPS\n"
+    )
+    kernels += "OPS = dataclasses.replace(R, linear=lambda x, e, r: R.linear(x, Experts(e.weight), r))\n"
+    (clone / "kernels.py").write_text(kernels)
+    done = golden(clone, "accept", "small", "--reason", "mine is better", "--impl", "kernels:OPS")
+    assert (done.returncode, "does not confirm" in done.stdout) == (1, True)
+
+
+def test_an_unreadable_golden_is_one_line(clone: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(clone, tmp_path / "clone"))
+    (other / "golden_images/small/expected.png").write_bytes(b"\xff\xd8\xff")
+    change(other / "golden_images/small", interpreter=False)
+    done = golden(other, "check", "--impl", "reference", "--out", "other")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "expected.png is not a PNG but JPEG" in done.stderr
+    assert not (other / "other").exists()
+
+
+def test_approval_without_a_reason_is_one_line(clone: Path) -> None:
+    done = golden(clone, "accept", "small")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "a golden needs a reason" in done.stderr
+
+
+def test_packages_from_elsewhere_are_not_approved(clone: Path, tmp_path: Path) -> None:
+    shutil.copytree(clone / "bagel", tmp_path / "bagel")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{clone}"}
+    command = [sys.executable, "-P", "-m", "motbench", "golden", "accept", "small", "--reason", "because"]
+    done = subprocess.run(command, env=environment, cwd=clone, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"bagel was imported from {tmp_path}" in done.stderr
+
+
+def test_the_list_names_case_prompt_and_approver(capsys: pytest.CaptureFixture[str]) -> None:
+    list_cases()
+    said = capsys.readouterr().out
+    assert "t2i-wide-channel: t2i, 96 x 48, 7 steps, seed 3, interpreter\n" in said
+    assert "img2img-global: img2img, 128 x 64, 4 steps" in said
+    assert "  prompt    'a lighthouse at dusk'\n" in said
+    assert said.count("  approved  20") == said.count("  prompt ")
+
+
+def judged(*statuses: Status) -> list[Golden]:
+    empty: dict[str, Any] = {"metrics": {}, "limits": {}, "metric_versions": {}, "pictures": {}}
+    text = dict.fromkeys(("case", "prompt", "impl", "reason", "reproduce"), "")
+    return [
+        Golden(**text, **empty, task="t2i", against="golden", status=status, identical=False, seconds=0.0)
+        for status in statuses
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        pytest.param(("pass", "pass"), 0, id="all-pass"),
+        pytest.param(("pass", "not-measured"), 4, id="one-missing"),
+        pytest.param(("not-measured", "regressed"), 1, id="disagreeing-weighs-more"),
+        pytest.param((), 4, id="nothing-judged"),
+    ],
+)
+def test_exit_code(statuses: tuple[Status, ...], code: int) -> None:
+    assert exit_code(judged(*statuses)) == code
