@@ -1,12 +1,14 @@
 """One decoder layer, arranged from the ops of an implementation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from bagel.parallel import Share
 from bagel.probe import Probe
 from reference_impl.contract import Experts, MoTOps, QKNorm, Rotary, Route
+from reference_impl.parallel import ALONE, Parallel
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class MoTLayer:
     o                      [2, H, heads * d]
     gate_up                [2, 2I, H], gate rows first
     down                   [2, H, I]
+    parallel               the ranks that hold the other parts of the weights, if they are cut
     """
 
     input_gain: Tensor
@@ -28,6 +31,7 @@ class MoTLayer:
     gate_up: Experts
     down: Experts
     eps: float
+    parallel: Parallel = ALONE
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,26 @@ class Block:
     rotary   tables of the rows' positions, [M, d]
     causal   a row sees only earlier rows of the block (text); otherwise all rows (images)
     advance  by how much the block moves the position of what follows: M for text, 1 for an image
+    share    which of its rows this rank computes; None for all of them
     """
 
     route: Route
     rotary: Rotary
     causal: bool
     advance: int
+    share: Share | None = None
+
+    @property
+    def own(self) -> "Block":
+        """The block of this rank's rows."""
+        return self if self.share is None else replace(self, route=self.share.route, rotary=self.share.rotary)
+
+    def joined(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all rows, of which these are this rank's."""
+        if self.share is None:
+            return k, v
+        k, v = self.share.join(torch.stack((k, v), dim=1)).unbind(1)
+        return k, v
 
 
 @dataclass(frozen=True)
@@ -70,19 +88,19 @@ def decoder_layer(ops: MoTOps, layer: MoTLayer, x: Tensor, block: Block, past: K
     qkv = ops.linear(normed, layer.qkv, route)
     probe("qkv", qkv)
     q, k, v = ops.qk_norm_rotary(qkv, layer.qk_norm, block.rotary, route)
-    seen = past.extended(k, v)
+    seen = past.extended(*block.joined(k, v))
     probe("q", q)
     probe("k", seen.k)
     probe("v", seen.v)
     mixed = ops.attention(q, seen.k, seen.v, block.causal)
     probe("attention", mixed)
-    projected = ops.linear(mixed.flatten(1), layer.o, route)
+    projected = layer.parallel.sum(ops.linear(mixed.flatten(1), layer.o, route))
     probe("o", projected)
     x = x + projected
     probe("middle", x)
     normed = ops.rms_norm(x, layer.post_gain, route, layer.eps)
     probe("post_norm", normed)
-    gated = ops.gated_mlp(normed, layer.gate_up, layer.down, route)
+    gated = layer.parallel.sum(ops.gated_mlp(normed, layer.gate_up, layer.down, route))
     probe("mlp", gated)
     x = x + gated
     probe("out", x)

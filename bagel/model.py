@@ -12,12 +12,14 @@ from bagel.autoencoder import Autoencoder
 from bagel.config import BagelConfig
 from bagel.latents import Grid, LatentAdapter
 from bagel.layers import Block
+from bagel.parallel import check_ranks
 from bagel.probe import Probe
 from bagel.tokenizer import Tokenizer
 from bagel.transformer import Context, Transformer
 from bagel.vision import Eye
 from bagel.weights import Shape, TensorFiles, fill, find_files, language_shapes, module_shapes
 from reference_impl.contract import MoTOps, require
+from reference_impl.parallel import ALONE, Parallel
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,12 @@ class Bagel:
     autoencoder: Autoencoder
 
     @classmethod
-    def load(cls, folder: Path, ops: MoTOps, device: torch.device, dtype: torch.dtype) -> "Bagel":
+    def load(
+        cls, folder: Path, ops: MoTOps, device: torch.device, dtype: torch.dtype, parallel: Parallel = ALONE
+    ) -> "Bagel":
         """Read a published BAGEL folder. Raises OSError, ValueError or NotImplementedError saying what is wrong."""
         config = BagelConfig.read(folder)
+        check_ranks(config.language, parallel)
         tokenizer = Tokenizer.load(folder)
         require(
             tokenizer.largest_id < config.language.vocab,
@@ -54,7 +59,7 @@ class Bagel:
             files.check(language_shapes(config.language) | module_shapes(latents) | module_shapes(eye))
             fill(latents, files)
             fill(eye, files)
-            transformer = Transformer.load(files, config.language, ops)
+            transformer = Transformer.load(files, config.language, ops, parallel)
         return cls(config, tokenizer, transformer, latents, eye, autoencoder)
 
     @property
@@ -125,7 +130,7 @@ class Bagel:
             hidden, context = self.transformer.run(self.transformer.embed([token]), block, context, here)
             logits = self.transformer.logits(hidden)[0]
             here("logits", logits)
-            token = int(logits.argmax())
+            token = int(self.transformer.parallel.first(logits.argmax()))
         return ids
 
     def _marked(self, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from bagel.sampler import Guidance, Trajectory, guide, integrate, schedule
 from bagel.transformer import Context
 from bagel.transforms import VAE_RESIZE, VIT_RESIZE, Resize, to_image, to_pixels, to_rgb
 from reference_impl.contract import MoTOps, require
+from reference_impl.parallel import ALONE, Parallel
 
 __all__ = ["BagelPipeline", "GeneratedImage", "GeneratedText", "Guidance", "ImageRequest", "TextRequest"]
 
@@ -53,13 +54,20 @@ class BagelPipeline:
 
     @classmethod
     def from_checkpoint(
-        cls, folder: Path | str, ops: MoTOps, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        folder: Path | str,
+        ops: MoTOps,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        parallel: Parallel = ALONE,
     ) -> "BagelPipeline":
         """Load a published BAGEL folder. The autoencoder is float32 whatever `dtype` says.
 
+        With several ranks, each loads its part and must then be asked the same things; each gets the whole result.
+
         Raises OSError, ValueError or NotImplementedError in one line that says what is wrong with the folder.
         """
-        return cls(Bagel.load(Path(folder), ops, torch.device(device), dtype))
+        return cls(Bagel.load(Path(folder), ops, torch.device(device), dtype, parallel))
 
     @torch.no_grad()
     def generate(self, request: ImageRequest, probe: Probe = QUIET) -> GeneratedImage:

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from bagel.config import LanguageConfig
 from bagel.layers import KV, Block, MoTLayer, decoder_layer
+from bagel.parallel import Share
 from bagel.probe import QUIET, Probe
 from bagel.weights import IMAGE_SUFFIX, LLM, TensorFiles, merge_layer
 from reference_impl.contract import MoTOps, Rotary, Route, require
+from reference_impl.parallel import ALONE, Parallel
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Transformer:
     embedding, head  [vocab, H], not duplicated per expert
     layers           the decoder layers
     final_gain       [2, H] of the final RMSNorm
+    parallel         the ranks that compute it together
     """
 
     config: LanguageConfig
@@ -44,17 +47,19 @@ class Transformer:
     layers: tuple[MoTLayer, ...]
     final_gain: Tensor
     head: Tensor
+    parallel: Parallel = ALONE
 
     @classmethod
-    def load(cls, files: TensorFiles, config: LanguageConfig, ops: MoTOps) -> "Transformer":
-        """Merge the experts of every layer; `files.check` must have passed."""
+    def load(cls, files: TensorFiles, config: LanguageConfig, ops: MoTOps, parallel: Parallel = ALONE) -> "Transformer":
+        """Merge the experts of every layer, and keep this rank's part; `files.check` must have passed."""
         return cls(
             config=config,
             ops=ops,
             embedding=files[f"{LLM}embed_tokens.weight"],
-            layers=tuple(merge_layer(files, i, config) for i in range(config.layers)),
+            layers=tuple(merge_layer(files, i, config, parallel) for i in range(config.layers)),
             final_gain=torch.stack([files[f"{LLM}norm{s}.weight"] for s in ("", IMAGE_SUFFIX)]),
             head=files["language_model.lm_head.weight"],
+            parallel=parallel,
         )
 
     @property
@@ -69,7 +74,8 @@ class Transformer:
 
     def empty_context(self) -> Context:
         """A context that has seen nothing."""
-        nothing = self.embedding.new_empty(0, self.config.kv_heads, self.config.head_dim)
+        norm = self.layers[0].qk_norm
+        nothing = self.embedding.new_empty(0, norm.n_kv_heads, norm.head_dim)
         return Context((KV(nothing, nothing),) * self.config.layers)
 
     def text_block(self, n_tokens: int, position: int) -> Block:
@@ -97,7 +103,8 @@ class Transformer:
         is_image[1:-1] = latent
         positions = torch.full((n_rows,), position, device=self.device)
         route = Route.from_mask(is_image).to(self.device)
-        return Block(route, self._rotary(positions), causal=False, advance=1)
+        rotary = self._rotary(positions)
+        return Block(route, rotary, causal=False, advance=1, share=Share.of(route, rotary, self.parallel))
 
     def _rotary(self, positions: Tensor) -> Rotary:
         return Rotary.at(positions, self.config.head_dim, self.config.rope_theta)
@@ -107,13 +114,18 @@ class Transformer:
         return F.embedding(torch.tensor(ids, dtype=torch.int64, device=self.device), self.embedding)
 
     def run(self, x: Tensor, block: Block, context: Context, probe: Probe = QUIET) -> tuple[Tensor, Context]:
-        """One pass: x [M, H] -> the last layer's output [M, H], before the final norm, and the context with x added."""
-        layers = []
-        probe("rope_cos", block.rotary.cos)
-        probe("rope_sin", block.rotary.sin)
+        """One pass: x [M, H] -> the last layer's output [M, H], before the final norm, and the context with x added.
+
+        A probe sees this rank's rows and heads.
+        """
+        layers, own, share = [], block.own, block.share
+        x = x if share is None else share.take(x)
+        probe("rope_cos", own.rotary.cos)
+        probe("rope_sin", own.rotary.sin)
         for i, (layer, past) in enumerate(zip(self.layers, context.layers, strict=True)):
-            x, seen = decoder_layer(self.ops, layer, x, block, past, probe.at(layer=i))
+            x, seen = decoder_layer(self.ops, layer, x, own, past, probe.at(layer=i))
             layers.append(seen)
+        x = x if share is None else share.join(x)
         return x, Context(tuple(layers), context.position + block.advance)
 
     def final_norm(self, x: Tensor, route: Route) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bagel.config import LanguageConfig
 from bagel.layers import MoTLayer
 from reference_impl.contract import Experts, QKNorm, require
+from reference_impl.parallel import Parallel, cut_heads, cut_inputs, cut_outputs
 
 LLM = "language_model.model."
 IMAGE_SUFFIX = "_moe_gen"
@@ -156,8 +157,10 @@ def fill(module: nn.Module, files: TensorFiles) -> None:
     module.requires_grad_(False)
 
 
-def merge_layer(files: TensorFiles, index: int, config: LanguageConfig) -> MoTLayer:
-    """One decoder layer with the experts stacked: q, k, v rows packed into one Experts, gate and up into another."""
+def merge_layer(files: TensorFiles, index: int, config: LanguageConfig, parallel: Parallel) -> MoTLayer:
+    """One decoder layer with the experts stacked: q, k, v rows packed into one Experts, gate and up into another; and
+    of each, this rank's part.
+    """
     prefix = f"{LLM}layers.{index}."
 
     def gain(name: str) -> Tensor:
@@ -168,15 +171,21 @@ def merge_layer(files: TensorFiles, index: int, config: LanguageConfig) -> MoTLa
             [torch.cat([files[f"{prefix}{n.format(s)}.{what}"] for n in names]) for s in ("", IMAGE_SUFFIX)]
         )
 
-    qkv = ("self_attn.q_proj{}", "self_attn.k_proj{}", "self_attn.v_proj{}")
-    q_gain, k_gain = gain("self_attn.q_norm"), gain("self_attn.k_norm")
+    qkv_names = ("self_attn.q_proj{}", "self_attn.k_proj{}", "self_attn.v_proj{}")
+    qkv, qk_norm = cut_heads(
+        Experts(packed(qkv_names, "weight"), packed(qkv_names, "bias")),
+        QKNorm(gain("self_attn.q_norm"), gain("self_attn.k_norm"), config.heads, config.kv_heads, config.eps),
+        parallel,
+    )
+    gate_up = Experts(packed(("mlp{}.gate_proj", "mlp{}.up_proj"), "weight"))
     return MoTLayer(
         input_gain=gain("input_layernorm"),
-        qkv=Experts(packed(qkv, "weight"), packed(qkv, "bias")),
-        qk_norm=QKNorm(q_gain, k_gain, config.heads, config.kv_heads, config.eps),
-        o=Experts(packed(("self_attn.o_proj{}",), "weight")),
+        qkv=qkv,
+        qk_norm=qk_norm,
+        o=cut_inputs(Experts(packed(("self_attn.o_proj{}",), "weight")), parallel),
         post_gain=gain("post_attention_layernorm"),
-        gate_up=Experts(packed(("mlp{}.gate_proj", "mlp{}.up_proj"), "weight")),
-        down=Experts(packed(("mlp{}.down_proj",), "weight")),
+        gate_up=cut_outputs(gate_up, (config.intermediate, config.intermediate), parallel),
+        down=cut_inputs(Experts(packed(("mlp{}.down_proj",), "weight")), parallel),
         eps=config.eps,
+        parallel=parallel,
     )

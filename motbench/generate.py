@@ -6,6 +6,7 @@ import io
 import os
 import time
 import typing
+from contextlib import nullcontext
 from pathlib import Path
 
 import typer
@@ -39,13 +40,19 @@ def generate(
     impl: typing.Annotated[str, Opt(help="reference, fused or package.module:OPS")] = "reference",
     device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
     dtype: typing.Annotated[str, Opt(help="float32, bfloat16 or float16")] = "float32",
+    parallel: typing.Annotated[str, Opt(help="what torchrun's ranks divide: tensor or sequence")] = "tensor",
     init_noise: typing.Annotated[Path | None, Opt(help='safetensors with "init_noise", instead of the seed\'s')] = None,
     trace: typing.Annotated[Path | None, Opt(help="safetensors to write: x_t, v_t, final_latents, decoded_raw")] = None,
 ) -> None:
-    """Make a picture and write it, and the trace if asked for, only when all of it is there."""
+    """Make a picture and write it, and the trace if asked for, only when all of it is there.
+
+    Under torchrun the ranks make one picture together, and rank 0 writes it.
+    """
     from bagel.pipeline import BagelPipeline, Guidance, ImageRequest
+    from bagel.probe import QUIET
     from motbench.implementation import resolve
     from motbench.progress import watched
+    from motbench.ranks import joined
 
     check_target(out, ".png")
     if trace is not None:
@@ -65,13 +72,18 @@ def generate(
         max_think_tokens=max_think_tokens,
     )
     start = time.perf_counter()
-    with watched("generate", {"denoise": steps - 1}) as probe:
-        result = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision).generate(request, probe)
+    with joined(parallel, place) as (ranks, place):
+        shown = watched("generate", {"denoise": steps - 1}) if ranks.rank == 0 else nullcontext(QUIET)
+        with shown as probe:
+            result = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision, ranks).generate(request, probe)
+    if ranks.rank > 0:
+        return
     _write(result, out, trace)
     if result.text is not None:
         print(result.text)
     size, seconds = " x ".join(map(str, result.image.size)), time.perf_counter() - start
-    print(f"wrote {out}: {size}, {steps - 1} updates, {ops.name} {dtype} on {device}, {seconds:.1f} s")
+    where = device if ranks.size == 1 else f"{ranks.size} ranks of {device}, {ranks.mode} parallel"
+    print(f"wrote {out}: {size}, {steps - 1} updates, {ops.name} {dtype} on {where}, {seconds:.1f} s")
 
 
 def check_target(path: Path, suffix: str) -> None:

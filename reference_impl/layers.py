@@ -1,0 +1,92 @@
+"""The layers of a MoT model as modules, over any implementation's ops and for any number of ranks.
+
+Each is built from whole weights and keeps its rank's part of them (reference_impl.parallel). A call of a linear one
+returns (y, bias): the bias that `skip_bias_add` left to the caller, [2, N] text first, or None. Inference only.
+"""
+
+from torch import Tensor, nn
+
+from reference_impl.contract import Experts, MoTOps, QKNorm, Route
+from reference_impl.parallel import ALONE, Parallel, cut_heads, cut_inputs, cut_outputs
+
+
+class MoTRMSNorm(nn.Module):
+    """RMSNorm with a gain per expert, gain [2, K]. Every rank normalises whole rows, so nothing is cut."""
+
+    def __init__(self, ops: MoTOps, gain: Tensor, eps: float) -> None:
+        super().__init__()
+        self.ops, self.eps = ops, eps
+        self.gain = nn.Parameter(gain, requires_grad=False)
+
+    def forward(self, x: Tensor, route: Route) -> Tensor:
+        """x [M, K] -> [M, K]."""
+        return self.ops.rms_norm(x, self.gain, route, self.eps)
+
+
+class _MoTLinear(nn.Module):
+    """A routed linear layer with this rank's part of the weights: weight [2, n, k], bias [2, n] or None."""
+
+    def __init__(self, ops: MoTOps, part: Experts, parallel: Parallel, skip_bias_add: bool) -> None:
+        super().__init__()
+        self.ops, self.parallel, self.skip_bias_add = ops, parallel, skip_bias_add
+        self.weight = nn.Parameter(part.weight, requires_grad=False)
+        self.bias = None if part.bias is None else nn.Parameter(part.bias, requires_grad=False)
+
+    def forward(self, x: Tensor, route: Route) -> tuple[Tensor, Tensor | None]:
+        """x [M, k] -> (y [M, n], the bias left to the caller)."""
+        if self.skip_bias_add:
+            return self.ops.linear(x, Experts(self.weight), route), self.bias
+        return self.ops.linear(x, Experts(self.weight, self.bias), route), None
+
+
+class MoTQKVParallelLinear(_MoTLinear):
+    """q, k and v in one layer, cut by heads. `qk_norm` divides this rank's row: what `ops.qk_norm_rotary` needs.
+
+    qkv [2, (H + 2G) * d, K] as `norm` divides it. With more ranks than key/value heads, ranks share a head and each
+    holds it. Raises ValueError if the query heads do not divide among the ranks.
+    """
+
+    def __init__(
+        self, ops: MoTOps, qkv: Experts, norm: QKNorm, parallel: Parallel = ALONE, skip_bias_add: bool = False
+    ) -> None:
+        part, self_norm = cut_heads(qkv, norm, parallel)
+        super().__init__(ops, part, parallel, skip_bias_add)
+        self.qk_norm = self_norm
+
+
+class MoTMergedColumnParallelLinear(_MoTLinear):
+    """Layers with one input packed into one weight, each cut by outputs: gate and up, `widths` (I, I).
+
+    merged [2, N, K], N the sum of `widths`. Raises ValueError if one of them does not divide among the ranks.
+    """
+
+    def __init__(
+        self,
+        ops: MoTOps,
+        merged: Experts,
+        widths: tuple[int, ...],
+        parallel: Parallel = ALONE,
+        skip_bias_add: bool = False,
+    ) -> None:
+        super().__init__(ops, cut_outputs(merged, widths, parallel), parallel, skip_bias_add)
+
+
+class MoTRowParallelLinear(_MoTLinear):
+    """o or down, cut by inputs: x is this rank's part [M, K / ranks], y the sum of all ranks' results, on each.
+
+    experts [2, N, K]; the bias is added once, to the sum. Raises ValueError if K does not divide among the ranks.
+    """
+
+    def __init__(self, ops: MoTOps, experts: Experts, parallel: Parallel = ALONE, skip_bias_add: bool = False) -> None:
+        super().__init__(ops, cut_inputs(experts, parallel), parallel, skip_bias_add)
+
+    def forward(self, x: Tensor, route: Route) -> tuple[Tensor, Tensor | None]:
+        """x [M, k] -> (y [M, N], the bias left to the caller)."""
+        if self.parallel.weight_parts == 1:
+            return super().forward(x, route)
+        y = self.parallel.sum(self.ops.linear(x, Experts(self.weight), route))
+        if self.skip_bias_add or self.bias is None:
+            return y, self.bias
+        for bias, rows in zip(self.bias, route.expert_rows, strict=True):
+            y[rows] += bias
+        return y, None
