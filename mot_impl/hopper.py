@@ -180,10 +180,10 @@ def _put(chunk, desc, out, buffer: gl.constexpr, row, col):
 
 
 @gluon.jit
-def _store_pair(first, second, desc, out, row, col, GATED: gl.constexpr):
-    """Two chunks 128 columns apart: both as they are, or SiLU(first) * second."""
+def _store_pair(first, second, pair: gl.constexpr, desc, out, row, col, GATED: gl.constexpr):
+    """Two chunks 128 columns apart: both as they are, or SiLU(first) * second. Buffers must alternate."""
     if GATED:
-        _put(_silu_mul(first, second), desc, out, 0, row, col)
+        _put(_silu_mul(first, second), desc, out, pair, row, col)
     else:
         _put(first, desc, out, 0, row, col)
         _put(second, desc, out, 1, row, col + 128)
@@ -223,9 +223,9 @@ def _finish_pair(first, second, pair: gl.constexpr, y_text, y_image, out, item, 
                     second += gl.load(part + 64 * 64 + _part_offsets(second))
         col = n_tile * (128 if GATED else 256) + pair * 64
         if expert_own & 1 == 0:
-            _store_pair(first, second, y_text, out, row + WG * 64, col, GATED)
+            _store_pair(first, second, pair, y_text, out, row + WG * 64, col, GATED)
         else:
-            _store_pair(first, second, y_image, out, row + WG * 64, col, GATED)
+            _store_pair(first, second, pair, y_image, out, row + WG * 64, col, GATED)
 
 
 @gluon.jit
@@ -246,8 +246,12 @@ def _finish_wide(acc, b, y_text, y_image, out, item, parts, flags, WG: gl.conste
         for pair in gl.static_range(2):
             if (expert_own >> (8 + WG * 2 + pair)) & 1 == 0:
                 gl.store(flags + slot * 4 + WG * 2 + pair, 1)
+        # A block that owns one pair only breaks the alternation of buffers.
+        tma.store_wait(pendings=0)
     _finish_pair(c0, c2, 0, y_text, y_image, out, item, parts, flags, WG, GATED)
     _finish_pair(c1, c3, 1, y_text, y_image, out, item, parts, flags, WG, GATED)
+    if slot >= 0:
+        tma.store_wait(pendings=0)
 
 
 @gluon.jit
@@ -449,7 +453,7 @@ def _tables(rows: tuple[int, int], n_tiles: int, k_steps: int, group: int, devic
 
 
 _FLAGS: dict[tuple[_Tables, int], Tensor] = {}
-"""The flags by which blocks signal, lowered by those who waited. One launch may use them at a time: a set per stream."""
+"""The flags by which blocks signal, lowered by those who waited. Launches of one stream, never two at once, share them."""
 
 
 def _flags(tables: _Tables, device: torch.device) -> Tensor:
