@@ -5,10 +5,13 @@ Exit codes as everywhere: 0 done, 2 wrong usage or bad input, 3 stopped in time 
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 UNFINISHED = 3
+STARTED = time.monotonic()
+"""A budget of minutes counts the imports too."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +43,6 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--autoencoder", type=Path, required=True)
     one.add_argument("--out", type=Path, required=True, help="PNG; its texts are printed")
     one.add_argument("--device", default="cpu")
-    one.add_argument("--size", type=int, default=128)
     one.add_argument("--tiny", action="store_true")
 
     one = stages.add_parser("plot", help="draw the losses of one or more stages")
@@ -77,7 +79,6 @@ def _add_common(one: argparse.ArgumentParser) -> None:
     one.add_argument("--device", default="cuda")
     one.add_argument("--processes", type=int, default=12, help="that draw scenes; 0: this one")
     one.add_argument("--tiny", action="store_true", help="the tests' sizes")
-    one.add_argument("--size", type=int, default=128, help="pixels of a square picture")
 
 
 def _add_autoencoder(stages: Any) -> None:
@@ -111,10 +112,9 @@ def _run(a: argparse.Namespace) -> Any:
     if a.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda is asked for but torch finds no GPU here; use --device cpu")
     if a.device == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
+        torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-    return Run(a.folder, a.minutes, a.steps, a.seed, torch.device(a.device))
+    return Run(a.folder, a.minutes, a.steps, a.seed, torch.device(a.device), started=STARTED)
 
 
 def _sizes(a: argparse.Namespace) -> Any:
@@ -126,7 +126,7 @@ def _sizes(a: argparse.Namespace) -> Any:
 def _autoencoder(a: argparse.Namespace) -> int:
     from training.autoencoder import AutoencoderOptions, train_autoencoder
 
-    options = AutoencoderOptions(batch=a.batch, size=a.size, scenes=a.scenes)
+    options = AutoencoderOptions(batch=a.batch, scenes=a.scenes)
     return 0 if train_autoencoder(_run(a), _sizes(a), options, a.processes) else UNFINISHED
 
 
@@ -137,7 +137,6 @@ def _transformer(a: argparse.Namespace) -> int:
         texts=a.texts,
         edits=a.edits,
         asked=a.asked,
-        size=a.size,
         block=a.block,
         block_steps=a.block_steps,
         muon_rate=a.muon_rate,
@@ -159,7 +158,7 @@ def _export(a: argparse.Namespace) -> int:
 def _sheet(a: argparse.Namespace) -> int:
     from training.sheet import write_sheet_of_state
 
-    texts = write_sheet_of_state(a.state, a.autoencoder, _sizes(a), a.size, a.device, a.out)
+    texts = write_sheet_of_state(a.state, a.autoencoder, _sizes(a), a.device, a.out)
     for number, text in enumerate(texts, start=1):
         print(f"{number:2d} {text}")
     return 0

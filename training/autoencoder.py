@@ -24,10 +24,9 @@ EDGES, KL = 0.5, 1e-3
 
 @dataclass(frozen=True)
 class AutoencoderOptions:
-    """batch pictures of size x size a step, half of them wild; `scenes` drawn once and used again and again."""
+    """batch pictures a step, half of them wild; `scenes` drawn once and used again and again."""
 
     batch: int = 128
-    size: int = 128
     scenes: int = 65536
     rate: float = 2e-3
 
@@ -35,8 +34,8 @@ class AutoencoderOptions:
 class AutoencoderStage:
     """Losses of pictures drawn on the device, from the seed and the step."""
 
-    def __init__(self, model: Autoencoder, table: Table, options: AutoencoderOptions, run: Run) -> None:
-        self.model, self.options, self.run = model, options, run
+    def __init__(self, model: Autoencoder, table: Table, side: int, options: AutoencoderOptions, run: Run) -> None:
+        self.model, self.side, self.options, self.run = model, side, options, run
         self.scenes = table["scene"].to(run.device)
         self.optimizer = Optimizer(model, set(), 0.0, options.rate)
 
@@ -45,10 +44,10 @@ class AutoencoderStage:
         options, device = self.options, self.run.device
         generator = torch.Generator(device).manual_seed(self.run.seed * 1_000_003 + step)
         half = options.batch // 2
-        wild = torch.from_numpy(wild_rows(np.random.default_rng([self.run.seed, step]), half, options.size))
+        wild = torch.from_numpy(wild_rows(np.random.default_rng([self.run.seed, step]), half, self.side))
         chosen = torch.randint(len(self.scenes), (half,), generator=generator, device=device)
         rows = torch.cat([self.scenes[chosen], wild.to(device)])
-        pixels = to_range(render(rows, options.size, options.size))
+        pixels = to_range(render(rows, self.side, self.side))
         with mixed(device):
             mean, logvar = self.model.encoder(pixels).float().chunk(2, dim=1)
             noise = torch.randn(mean.shape, generator=generator, device=device)
@@ -65,27 +64,27 @@ def train_autoencoder(run: Run, sizes: Sizes, options: AutoencoderOptions, proce
     config = write_configs(run.folder, sizes)
     with Drawers(processes) as drawers:
         table = drawers.table(
-            Order("scene", options.size, options.size, run.folder), f"ae/{run.seed}", options.scenes
+            Order("scene", sizes.picture, sizes.picture, run.folder), f"ae/{run.seed}", options.scenes
         )()
     torch.manual_seed(run.seed)
     model = on_device(Autoencoder(config.autoencoder), run.device)
-    stage = AutoencoderStage(model, table, options, run)
+    stage = AutoencoderStage(model, table, sizes.picture, options, run)
     describe(run, stage="autoencoder", parameters=sum(p.numel() for p in model.parameters()), batch=options.batch)
     if not train(stage, run):
         return False
     stage.optimizer.use_average()
-    _finish(model, table, sizes, options, run)
+    _finish(model, table, sizes, run)
     return True
 
 
 @torch.no_grad()
-def _finish(model: Autoencoder, table: Table, sizes: Sizes, options: AutoencoderOptions, run: Run) -> None:
+def _finish(model: Autoencoder, table: Table, sizes: Sizes, run: Run) -> None:
     """Measure the latents' mean and deviation and the error, in the precision of the file, and write both files."""
     for p in model.parameters():
         p.copy_(p.half().float())
     squares, means, variances = [], [], []
     for rows in torch.split(table["scene"][:1024], 64):
-        pixels = to_range(render(rows.to(run.device), options.size, options.size))
+        pixels = to_range(render(rows.to(run.device), sizes.picture, sizes.picture))
         mean, logvar = model.encoder(pixels).chunk(2, dim=1)
         means.append(mean)
         variances.append(logvar.exp().mean())

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -75,8 +74,8 @@ def save_state(folder: Path, tensors: Mapping[str, Tensor], progress: Mapping[st
             path.unlink()
 
 
-def load_state(folder: Path, device: torch.device | str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest complete state of a folder, or None if it holds none. Raises ValueError for a damaged file."""
+def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The newest complete state of a folder, on the CPU; None if it holds none. Raises ValueError if one is damaged."""
     for first in sorted(folder.glob("state-*-0-of-*.safetensors"), reverse=True):
         stem, n_parts = first.stem.split("-0-of-")
         paths = [folder / f"{stem}-{i}-of-{n_parts}.safetensors" for i in range(int(n_parts))]
@@ -86,7 +85,7 @@ def load_state(folder: Path, device: torch.device | str) -> tuple[dict[str, Tens
         progress: dict[str, Any] = {}
         for path in paths:
             try:
-                with safe_open(path, framework="pt", device=str(device)) as file:
+                with safe_open(path, framework="pt") as file:
                     progress = json.loads(file.metadata()["progress"])
                     tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             except (SafetensorError, KeyError, TypeError) as error:

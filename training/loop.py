@@ -13,8 +13,6 @@ from torch import Tensor
 from training.files import append_json, load_state, save_state
 from training.optim import Optimizer, Schedule
 
-STARTED = time.monotonic()
-"""About when the process began: a budget of minutes counts the imports too."""
 SETTLED = 30
 """Steps of a call before its speed is measured: kernels are chosen, caches fill."""
 RESERVE = 8.0
@@ -26,7 +24,7 @@ class Run:
     """How a stage is run.
 
     folder   holds its state, its log and what it makes
-    minutes  of wall clock for this call, counted from `started`, the start of the process
+    minutes  of wall clock for this call, counted from `started`, a reading of time.monotonic()
     steps    of the whole plan; if None, as many as fit into the minutes, measured on the way
     """
 
@@ -37,7 +35,7 @@ class Run:
     device: torch.device
     log_every: int = 50
     save_seconds: float = 60.0
-    started: float = STARTED
+    started: float = 0.0
 
 
 class Stage(Protocol):
@@ -91,7 +89,7 @@ def _planned(step: int, total: int, deadline: float, now: float, seconds: float)
 
 def _resume(stage: Stage, run: Run) -> tuple[int, int]:
     """(steps done, steps planned)."""
-    found = load_state(run.folder, run.device)
+    found = load_state(run.folder)
     if found is None:
         return 0, run.steps or UNKNOWN
     tensors, progress = found

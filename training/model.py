@@ -25,9 +25,11 @@ from training.files import save_tensors, write_json
 class Sizes:
     """Everything that a checkpoint's config files say. The defaults are the small model: 8 MiB in half precision.
 
+    picture               pixels of the square pictures that edits and questions are trained on
     table_side, eye_side  sides of the position tables: pictures of up to 16 * table_side pixels
     """
 
+    picture: int = 128
     hidden: int = 128
     intermediate: int = 384
     layers: int = 6
@@ -47,6 +49,7 @@ class Sizes:
 
 
 TINY = Sizes(
+    picture=64,
     hidden=32,
     intermediate=48,
     layers=2,
@@ -87,6 +90,9 @@ def _configs(sizes: Sizes, vocab: int, scale: float, shift: float) -> dict[str, 
             "latent_patch_size": 2,
             "max_latent_size": sizes.table_side,
             "vit_max_num_patch_per_side": sizes.eye_side,
+            # The names of upstream's data settings: how input pictures are brought to the sizes seen in training.
+            "image_transform_args": _transform(16, sizes.picture),
+            "vit_image_transform_args": _transform(sizes.eye_patch, sizes.picture // 16 * sizes.eye_patch),
         },
         "llm_config": {
             "architectures": ["Qwen2ForCausalLM"],
@@ -127,6 +133,10 @@ def _configs(sizes: Sizes, vocab: int, scale: float, shift: float) -> dict[str, 
             "shift_factor": shift,
         },
     }
+
+
+def _transform(stride: int, side: int) -> dict[str, int]:
+    return {"image_stride": stride, "max_image_size": side, "min_image_size": side}
 
 
 class LayerTensors(NamedTuple):

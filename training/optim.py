@@ -101,7 +101,7 @@ class Optimizer:
             p.copy_(tensors[name])
         for name, p in self.others.items():
             found = {key: tensors.get(f"adam.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            self.adam.state[p] = {key: value.clone() for key, value in found.items() if value is not None}
+            self.adam.state[p] = {key: value.to(p.device) for key, value in found.items() if value is not None}
 
     @torch.no_grad()
     def use_average(self) -> None:

@@ -98,7 +98,7 @@ def render(rows: Tensor, height: int, width: int) -> Tensor:
             distance = signed_distance(name, (x - cx) / radius, (y - cy) / radius) * radius
             cover = (0.5 - distance).clamp(0, 1)[:, None]
             picture[which] += cover * (torch.stack(rgb, 1) - picture[which])
-    letters = _letters(height, width).to(rows.device)[ground[:, 4].long()][:, None]
+    letters = _letters(height, width, rows.device)[ground[:, 4].long()][:, None]
     picture = picture + letters * (ground[:, 5, None, None, None] - picture)
     return picture.round().clamp(0, 255).to(torch.uint8)
 
@@ -132,39 +132,39 @@ def signed_distance(shape: str, x: Tensor, y: Tensor) -> Tensor:
 
 def _star(x: Tensor, y: Tensor, outer: float = 1.1, inner: float = 0.5) -> Tensor:
     """Five points, one up: the plane is folded onto half a point, whose edge is a line."""
-    turn = 2 * torch.pi / 5
+    turn = 2 * math.pi / 5
     angle = torch.atan2(x, -y)
     angle = (angle - turn * (angle / turn).round()).abs()
     length = torch.hypot(x, y)
     px, py = length * angle.sin(), length * angle.cos()
-    half = torch.tensor(turn / 2)
-    ix, iy = inner * half.sin(), inner * half.cos()
-    edge_x, edge_y = ix, iy - outer
-    distance: Tensor = (px * -edge_y + (py - outer) * edge_x) / torch.hypot(edge_x, edge_y)
+    edge_x, edge_y = inner * math.sin(turn / 2), inner * math.cos(turn / 2) - outer
+    distance: Tensor = (px * -edge_y + (py - outer) * edge_x) / math.hypot(edge_x, edge_y)
     return distance
 
 
 def _background(ground: Tensor, height: int, width: int) -> Tensor:
     """[B, 6] -> [B, 3, height, width]: the colour, and towards grey by what the texture says."""
     texture, rgb = ground[:, 0].long(), ground[:, 1:4]
-    patterns = _patterns(height, width).to(ground.device)[texture]
+    patterns = _patterns(height, width, ground.device)[texture]
     toward = torch.where(_luma(*rgb.unbind(1)) > 110, -1.0, 1.0)
     return (rgb[:, :, None, None] + (toward[:, None, None] * patterns)[:, None]).clamp(0, 255)
 
 
 @cache
-def _patterns(height: int, width: int) -> Tensor:
+def _patterns(height: int, width: int, device: torch.device) -> Tensor:
     """Levels to add, [textures, height, width]. They repeat with the autoencoder's 8 pixels, so they can be learnt."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     gradient = 60.0 * (y / max(height - 1, 1))
     striped = 28.0 * ((y // 4) % 2)
     checkered = 28.0 * ((y // 8 + x // 8) % 2)
     dotted = 32.0 * (torch.hypot(y % 8 - 3.5, x % 8 - 3.5) < 2.2)
-    return torch.stack([torch.zeros(height, width), gradient, striped.float(), checkered.float(), dotted.float()])
+    return torch.stack([torch.zeros(height, width), gradient, striped.float(), checkered.float(), dotted.float()]).to(
+        device
+    )
 
 
 @cache
-def _letters(height: int, width: int) -> Tensor:
+def _letters(height: int, width: int, device: torch.device) -> Tensor:
     """Masks of the words, [words + 1, height, width]; the last one, index -1, is empty."""
     masks = torch.zeros(len(WORDS) + 1, height, width)
     for index, word in enumerate(WORDS):
@@ -173,7 +173,7 @@ def _letters(height: int, width: int) -> Tensor:
         mask = torch.from_numpy(line.repeat(2, 0).repeat(2, 1)).float()
         top, left = height - WORD_MARGIN - WORD_HEIGHT, (width - mask.shape[1]) // 2
         masks[index, top : top + WORD_HEIGHT, left : left + mask.shape[1]] = mask
-    return masks
+    return masks.to(device)
 
 
 def _luma(r: Any, g: Any, b: Any) -> Any:

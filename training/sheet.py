@@ -70,10 +70,10 @@ def _padded(words: Tokenizer, texts: list[str], device: torch.device) -> tuple[T
     return padded, torch.tensor([len(row) for row in ids], device=device)
 
 
-def write_sheet_of_state(state: Path, autoencoder: Path, sizes: Sizes, size: int, device: str, out: Path) -> list[str]:
+def write_sheet_of_state(state: Path, autoencoder: Path, sizes: Sizes, device: str, out: Path) -> list[str]:
     """`write_sheet` of the running average in a transformer's state. Raises FileNotFoundError if there is none."""
     place = torch.device(device)
     frozen = load_autoencoder(autoencoder, place)
     with TemporaryDirectory() as folder:
         trainee, words = averaged(state, autoencoder, sizes, Path(folder))
-    return write_sheet(trainee.to(place), frozen, words, size, out)
+    return write_sheet(trainee.to(place), frozen, words, sizes.picture, out)

@@ -39,18 +39,12 @@ class TransformerOptions:
     texts: int = 512
     edits: int = 192
     asked: int = 128
-    size: int = 128
     block: int = 32768
     block_steps: int = 1000
     muon_rate: float = 6e-3
     adam_rate: float = 2e-3
     ask_weight: float = 0.1
     compiled: bool = False
-
-    @property
-    def wide(self) -> tuple[int, int]:
-        """(width, height) of the pictures that are not square; each eighth batch is wide or tall."""
-        return self.size + 32, self.size - 16
 
 
 def muon_matrices(trainee: Trainee) -> set[str]:
@@ -64,11 +58,11 @@ class TransformerStage:
     """Losses of a block of encoded pictures, from the seed and the step."""
 
     def __init__(
-        self, trainee: Trainee, autoencoder: Autoencoder, drawers: Drawers, options: TransformerOptions, run: Run
+        self, models: tuple[Trainee, Autoencoder], side: int, drawers: Drawers, options: TransformerOptions, run: Run
     ) -> None:
-        self.trainee, self.autoencoder, self.drawers = trainee, autoencoder, drawers
-        self.options, self.run = options, run
-        self.optimizer = Optimizer(trainee, muon_matrices(trainee), options.muon_rate, options.adam_rate)
+        self.trainee, self.autoencoder = models
+        self.side, self.drawers, self.options, self.run = side, drawers, options, run
+        self.optimizer = Optimizer(self.trainee, muon_matrices(self.trainee), options.muon_rate, options.adam_rate)
         self.layer = torch.compile(batched.decoder_layer) if options.compiled else batched.decoder_layer
         self.index = -1
         self.block: dict[str, Table] = {}
@@ -126,9 +120,8 @@ class TransformerStage:
 
     def _size(self, kind: str) -> tuple[int, int]:
         """(width, height) in pixels."""
-        long, short = self.options.wide
-        square = (self.options.size, self.options.size)
-        return {"wide": (long, short), "tall": (short, long)}.get(kind, square)
+        long, short = self.side + 32, self.side - 16
+        return {"wide": (long, short), "tall": (short, long)}.get(kind, (self.side, self.side))
 
     def _enter_block(self, index: int) -> None:
         if index == self.index:
@@ -192,7 +185,7 @@ def averaged(state: Path, autoencoder: Path, sizes: Sizes, folder: Path) -> tupl
 
     Raises FileNotFoundError if there is no state.
     """
-    found = load_state(state, "cpu")
+    found = load_state(state)
     if found is None:
         raise FileNotFoundError(f"{state} holds no complete state-*.safetensors; give the transformer stage's folder")
     tensors, progress = found
@@ -215,12 +208,12 @@ def export_checkpoint(state: Path, autoencoder: Path, sizes: Sizes, out: Path) -
 def train_transformer(run: Run, autoencoder: Path, sizes: Sizes, options: TransformerOptions, processes: int) -> bool:
     """Train; True if the plan is complete. The state's running average is what `export` writes."""
     with Drawers(processes) as drawers:
-        trainee, frozen = build(autoencoder, sizes, run)
-        stage = TransformerStage(trainee, frozen, drawers, options, run)
+        models = build(autoencoder, sizes, run)
+        stage = TransformerStage(models, sizes.picture, drawers, options, run)
         describe(
             run,
             stage="transformer",
-            parameters=sum(p.numel() for p in trainee.parameters()),
+            parameters=sum(p.numel() for p in models[0].parameters()),
             texts=options.texts,
             edits=options.edits,
             asked=options.asked,

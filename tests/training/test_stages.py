@@ -20,8 +20,8 @@ from training.optim import Optimizer, Schedule, orthogonalise
 from training.transformer import TransformerOptions, TransformerStage, build, encode, for_eye
 
 CPU = torch.device("cpu")
-SMALL = ["--tiny", "--device", "cpu", "--processes", "0", "--size", "64"]
-SOME = TransformerOptions(texts=4, edits=3, asked=4, size=64, block=16, block_steps=3)
+SMALL = ["--tiny", "--device", "cpu", "--processes", "0"]
+SOME = TransformerOptions(texts=4, edits=3, asked=4, block=16, block_steps=3)
 MIX = ["--texts", "4", "--edits", "3", "--asked", "4", "--block", "16", "--block-steps", "3"]
 
 
@@ -40,14 +40,13 @@ def transformer(autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-def run_in(folder: Path, steps: int | None, minutes: float = 600.0) -> Run:
+def run_in(folder: Path, steps: int | None, minutes: float = 1e6) -> Run:
     return Run(folder, minutes, steps, seed=0, device=CPU, log_every=1)
 
 
 def stage_in(folder: Path, autoencoder: Path) -> TransformerStage:
     run = run_in(folder, None)
-    trainee, frozen = build(autoencoder, TINY, run)
-    return TransformerStage(trainee, frozen, Drawers(0), SOME, run)
+    return TransformerStage(build(autoencoder, TINY, run), TINY.picture, Drawers(0), SOME, run)
 
 
 def test_steps_lower_the_loss_of_a_fixed_batch(autoencoder: Path, tmp_path: Path) -> None:
@@ -65,9 +64,9 @@ def test_autoencoder_steps_lower_the_loss_of_a_fixed_batch(config, tiny_folder: 
     from bagel.autoencoder import Autoencoder
 
     torch.manual_seed(0)
-    options = AutoencoderOptions(batch=4, size=64, scenes=8)
+    options = AutoencoderOptions(batch=4, scenes=8)
     table = Drawers(0).table(Order("scene", 64, 64, tiny_folder), "test", 8)()
-    stage = AutoencoderStage(Autoencoder(config.autoencoder), table, options, run_in(tiny_folder, None))
+    stage = AutoencoderStage(Autoencoder(config.autoencoder), table, 64, options, run_in(tiny_folder, None))
     found = []
     for count in range(6):
         losses = stage.losses(0)
@@ -83,9 +82,9 @@ def test_a_resumed_plan_ends_exactly_like_an_uninterrupted_one(autoencoder: Path
     stage = stage_in(parts, autoencoder)
     ticks = iter([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1e9])  # time runs out after some steps
     assert not train(stage, run_in(parts, 5), clock=lambda: next(ticks, 1e9))
-    assert 0 < load_state(parts, "cpu")[1]["step"] < 5  # type: ignore[index]
+    assert 0 < load_state(parts)[1]["step"] < 5  # type: ignore[index]
     assert train(stage_in(parts, autoencoder), run_in(parts, 5))
-    (one, _), (other, _) = (load_state(folder, "cpu") or ({}, {}) for folder in (whole, parts))
+    (one, _), (other, _) = (load_state(folder) or ({}, {}) for folder in (whole, parts))
     assert one.keys() == other.keys()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
@@ -93,7 +92,7 @@ def test_a_resumed_plan_ends_exactly_like_an_uninterrupted_one(autoencoder: Path
 def test_running_out_of_time_says_so_and_keeps_the_state(autoencoder: Path, tmp_path: Path) -> None:
     arguments = ["transformer", "--folder", str(tmp_path), "--autoencoder", str(autoencoder), "--minutes", "0"]
     assert main([*arguments, *MIX, *SMALL]) == UNFINISHED
-    assert load_state(tmp_path, "cpu") is not None
+    assert load_state(tmp_path) is not None
 
 
 class Falling:
@@ -110,7 +109,7 @@ class Falling:
 
 
 def test_a_plan_of_minutes_fits_into_them(tmp_path: Path) -> None:
-    stage, run = Falling(), replace(run_in(tmp_path, None, minutes=10.0), started=0.0, log_every=10)
+    stage, run = Falling(), replace(run_in(tmp_path, None, minutes=10.0), log_every=10)
     assert train(stage, run, lambda: stage.now)
     assert 540 < stage.now <= 600
     assert read_lines(tmp_path / "log.jsonl")[-1]["step"] == stage.now / 2
@@ -139,7 +138,7 @@ def test_the_export_loads_and_draws(transformer: Path, autoencoder: Path, tmp_pa
 def test_the_export_is_the_running_average(transformer: Path, autoencoder: Path, tmp_path: Path) -> None:
     arguments = ["export", "--state", str(transformer), "--autoencoder", str(autoencoder), "--out", str(tmp_path)]
     assert main([*arguments, "--tiny"]) == 0
-    state = load_state(transformer, "cpu")
+    state = load_state(transformer)
     assert state is not None
     down = load_file(tmp_path / "ema.safetensors")["language_model.model.layers.1.mlp_moe_gen.down_proj.weight"]
     assert torch.equal(down, state[0]["average.layers.down"][1, 1].bfloat16())
@@ -205,7 +204,7 @@ def test_logs_become_a_plot(transformer: Path, autoencoder: Path, tmp_path: Path
 
 
 def test_a_sheet_of_held_out_samples_is_drawn(transformer: Path, autoencoder: Path, tmp_path: Path) -> None:
-    arguments = ["sheet", "--state", str(transformer), "--autoencoder", str(autoencoder), "--size", "64", "--tiny"]
+    arguments = ["sheet", "--state", str(transformer), "--autoencoder", str(autoencoder), "--tiny"]
     assert main([*arguments, "--out", str(tmp_path / "sheet.png")]) == 0
     assert (tmp_path / "sheet.png").is_file()
 
@@ -214,7 +213,7 @@ def test_scores_and_logs_become_a_card(transformer: Path, autoencoder: Path, tmp
     checkpoint, scores, card = tmp_path / "checkpoint", tmp_path / "scores.json", tmp_path / "card.md"
     where = ["--state", str(transformer), "--autoencoder", str(autoencoder)]
     assert main(["export", *where, "--out", str(checkpoint), "--tiny"]) == 0
-    few = ["--count", "2", "--steps", "2", "--size", "64"]
+    few = ["--count", "2", "--steps", "2"]
     assert main(["evaluate", "--checkpoint", str(checkpoint), "--out", str(scores), *few]) == 0
     logs = [str(folder / "log.jsonl") for folder in (autoencoder, transformer)]
     assert main(["card", "--scores", str(scores), "--logs", *logs, "--out", str(card)]) == 0
