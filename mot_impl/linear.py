@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mot_impl.device import launch, require_supported, require_unit_stride
+from mot_impl.products import add_product
 from mot_impl.routing import tile_coordinates, tile_rows
 from mot_impl.tiles import Tile, TileTable
 from reference_impl.contract import Experts, Problem, Route, check_linear, require
@@ -32,13 +33,14 @@ def _linear_kernel(
     x_ptrs = x_ptr + rows[:, None] * stride_x + offs_k[None, :]
     w_ptrs = w_ptr + expert * stride_w_expert + tl.where(mask_n, offs_n, 0)[None, :] * stride_w + offs_k[:, None]
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    lost = tl.zeros_like(acc)
     for k in range(0, K, BLOCK_K):
         if K % BLOCK_K == 0:
             x, w = tl.load(x_ptrs), tl.load(w_ptrs)
         else:
             x = tl.load(x_ptrs, mask=(offs_k < K - k)[None, :], other=0.0)
             w = tl.load(w_ptrs, mask=(offs_k < K - k)[:, None], other=0.0)
-        acc = tl.dot(x, w, acc, input_precision="ieee")
+        acc, lost = add_product(acc, lost, x, w)
         x_ptrs += BLOCK_K
         w_ptrs += BLOCK_K
     if HAS_BIAS:

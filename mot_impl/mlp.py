@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mot_impl.device import require_supported, require_unit_stride
 from mot_impl.linear import launch_routed, linear, on_hopper, operands
+from mot_impl.products import add_product
 from mot_impl.routing import tile_coordinates, tile_rows
 from mot_impl.tiles import TileTable
 from reference_impl.contract import Experts, Problem, Route, check_gated_linear, check_gated_mlp
@@ -30,7 +31,7 @@ def _gated_kernel(
     gate_ptrs = w_ptr + expert * stride_w_expert + tl.where(mask_n, offs_n, 0)[None, :] * stride_w + offs_k[:, None]
     up_ptrs = gate_ptrs + tl.cast(N, tl.int64) * stride_w
     gate = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    up = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    up, gate_lost, up_lost = tl.zeros_like(gate), tl.zeros_like(gate), tl.zeros_like(gate)
     for k in range(0, K, BLOCK_K):
         if K % BLOCK_K == 0:
             x, w_gate, w_up = tl.load(x_ptrs), tl.load(gate_ptrs), tl.load(up_ptrs)
@@ -38,8 +39,8 @@ def _gated_kernel(
             x = tl.load(x_ptrs, mask=(offs_k < K - k)[None, :], other=0.0)
             w_gate = tl.load(gate_ptrs, mask=(offs_k < K - k)[:, None], other=0.0)
             w_up = tl.load(up_ptrs, mask=(offs_k < K - k)[:, None], other=0.0)
-        gate = tl.dot(x, w_gate, gate, input_precision="ieee")
-        up = tl.dot(x, w_up, up, input_precision="ieee")
+        gate, gate_lost = add_product(gate, gate_lost, x, w_gate)
+        up, up_lost = add_product(up, up_lost, x, w_up)
         x_ptrs += BLOCK_K
         gate_ptrs += BLOCK_K
         up_ptrs += BLOCK_K

@@ -1,0 +1,22 @@
+"""The step that every matrix kernel repeats: one block of products added to a running sum."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def add_product(total, lost, x, w):
+    """total + x @ w in float32, and what rounding has taken from the sum so far.
+
+    Half precision: the tensor cores' float32 sum is exact enough, and `lost` stays zero. float32: a single running sum
+    of K = 18944 terms was measured at 1.3 times what is allowed beside cuBLAS's several sums (H100), so the steps are
+    summed with Kahan's compensation.
+    """
+    if x.dtype == tl.float32:
+        step = tl.dot(x, w, input_precision="ieee") - lost
+        longer = total + step
+        lost = (longer - total) - step
+        total = longer
+    else:
+        total = tl.dot(x, w, total)
+    return total, lost
