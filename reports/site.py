@@ -115,7 +115,6 @@ def _render(path: Path, night: Night, judged: Verdict, results: Path, shelf: She
         outside=page.outside(night.profile.outside if night.profile else []),
         history=history,
         floor=words.percent(timing.FLOOR[night.run.provenance.environment.profile]) if night.run else "",
-        spreads=f"{timing.SPREADS:g}",
     )
     write_atomic(path, html.encode())
 

@@ -145,7 +145,7 @@ def _moved(comparisons: list[Comparison], old: str, new: str) -> list[Item]:
     for (benchmark, status), group in groups.items():
         first = max(group, key=lambda c: abs(c.shift))
         reason = f"{len(group)} series; furthest {' '.join(first.params.values())}: {first.reason}"
-        type_ = f"asv continuous --interleave-rounds --bench {_pattern(benchmark)} {old[:8]} {new[:8]}"
+        type_ = f"motbench compare {old[:8]} {new[:8]} --bench {_pattern(benchmark)}"
         items.append(Item("time", status, benchmark, reason, "time table", type_))
     return items
 

@@ -1,14 +1,18 @@
-"""Tonight's times against a stored baseline, by one simple rule; a sharper statistical gate may replace it.
+"""Tonight's times against a stored baseline: a watch that says where to measure, not what a gate may decide.
 
-The process is the unit: each benchmark process gives the median of its samples, a series gives the median of those.
+The baseline is another night, so no round pairs the two sides, and nights differ by more than the processes of one
+night: hence a floor far above what `motbench gate` can see. Beyond it the statistics are those of the gate
+(reports/stats.py), for unpaired processes: Student's t on the logarithms of process medians, at Holm's level for the
+suite, with the same rate of false alarms.
 
-    shift      tonight / baseline - 1
-    threshold  the larger of FLOOR and SPREADS times the relative standard deviation of process medians (worse side)
+    shift      tonight / baseline - 1: the ratio of the geometric means of process medians
+    threshold  the larger of FLOOR and what Student's t asks of this series' noise
     shared     the median shift of the reference implementation's series: the machine, not the kernel
 
-A series is regressed if both its shift and its shift beyond `shared` exceed the threshold, with at least MIN_PROCESSES
-processes on each side; improved likewise downwards. If only some of that holds, it is inconclusive. Where the baseline
-is the same commit, nothing can have regressed: the shifts are this machine's noise, and are reported as such.
+A series within the floor passes. Beyond it, it is regressed if its shift and its shift beyond `shared` exceed the
+threshold, with at least MIN_PROCESSES processes on each side; improved likewise downwards; else it is inconclusive, and
+`motbench compare` of the two commits settles it. Where the baseline is the same commit, nothing can have regressed: the
+shifts are this machine's noise, and are reported as such.
 """
 
 from __future__ import annotations
@@ -20,10 +24,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from benchmarks.harness.records import Status, Timing
+from reports import stats
+from reports.decide import FALSE_ALARMS
+from reports.stats import Estimate
 
 FLOOR = {"cpu": 0.10, "gpu": 0.05}
 """Relative shift below which nothing is reported, per profile: nights differ by more than processes of one night do."""
-SPREADS = 3.0
 MIN_PROCESSES = 3
 MIN_SHARED = 3
 """With fewer reference series than this, no shared shift is estimated."""
@@ -51,6 +57,11 @@ class Measured:
     def spread(self) -> float:
         """Relative standard deviation of the processes' medians; 0 for a single process, which says nothing."""
         return statistics.stdev(self.medians) / self.median if len(self.medians) > 1 else 0.0
+
+    @property
+    def typical(self) -> float:
+        """Seconds: the geometric mean of the processes' medians."""
+        return statistics.geometric_mean(self.medians)
 
 
 @dataclass(frozen=True)
@@ -106,34 +117,60 @@ def measured(records: Iterable[Timing]) -> dict[Key, Measured]:
 def compare(now: dict[Key, Measured], base: dict[Key, Measured], profile: str, same_commit: bool) -> list[Comparison]:
     """Judge every series that both runs measured; `profile` chooses the floor."""
     common = [name for name in now if name in base]
-    shifts = [now[n].median / base[n].median - 1 for n in common if implementation(now[n].params) == "reference"]
+    shifts = [_shift(now[n], base[n]) for n in common if implementation(now[n].params) == "reference"]
     shared = statistics.median(shifts) if len(shifts) >= MIN_SHARED else 0.0
-    return [_compare(now[name], base[name], shared, FLOOR[profile], same_commit) for name in common]
+    estimates = [stats.unpaired(now[name].medians, base[name].medians) for name in common]
+    # A lone process has no error: it is never significant, but counts as a hypothesis.
+    levels = stats.holm([1.0 if one is None else one.p for one in estimates], FALSE_ALARMS)
+    machine = _Machine(shared, FLOOR[profile], same_commit)
+    return [
+        _compare(now[name], base[name], machine, _noise(estimate, level))
+        for name, estimate, level in zip(common, estimates, levels, strict=True)
+    ]
 
 
-def _compare(now: Measured, base: Measured, shared: float, floor: float, same_commit: bool) -> Comparison:
-    shift = now.median / base.median - 1
-    threshold = max(floor, SPREADS * max(now.spread, base.spread))
+@dataclass(frozen=True)
+class _Machine:
+    """What every series of a night has in common."""
+
+    shared: float
+    floor: float
+    same_commit: bool
+
+
+def _shift(now: Measured, base: Measured) -> float:
+    return now.typical / base.typical - 1
+
+
+def _noise(estimate: Estimate | None, level: float) -> float:
+    """The shift that noise alone would hardly reach; infinite if nothing is known of it."""
+    margin = math.inf if estimate is None else estimate.margin(level)
+    return math.expm1(margin) if margin < 700 else math.inf
+
+
+def _compare(now: Measured, base: Measured, machine: _Machine, noise: float) -> Comparison:
+    shift, threshold = _shift(now, base), max(machine.floor, noise)
     processes = [len(now.medians), len(base.medians)]
-    status, reason = _judge(shift, shared, threshold, min(processes), same_commit)
+    status, reason = _judge(shift, threshold, machine, min(processes))
     samples = [now.n_samples, base.n_samples]
     return Comparison(
         now.benchmark, now.params, status, reason, now.median, base.median, shift, threshold, processes, samples
     )
 
 
-def _judge(shift: float, shared: float, threshold: float, processes: int, same_commit: bool) -> tuple[Status, str]:
-    moved = f"{shift:+.1%} against a threshold of {threshold:.1%}"
-    if abs(shift) <= threshold:
-        return "pass", f"{moved}: within noise"
-    if same_commit:
+def _judge(shift: float, threshold: float, machine: _Machine, processes: int) -> tuple[Status, str]:
+    moved = f"{shift:+.1%}"
+    if abs(shift) <= machine.floor:
+        return "pass", f"{moved}, within the floor of {machine.floor:.0%}"
+    if machine.same_commit:
         return "pass", f"{moved}, but the baseline is the same commit: this is the machine's noise"
-    own = (1 + shift) / (1 + shared) - 1
-    if math.copysign(own, own * shift) <= threshold:
-        return "inconclusive", f"{moved}, but the reference series moved by {shared:+.1%} too: the machine; run again"
+    own = (1 + shift) / (1 + machine.shared) - 1
+    if math.copysign(own, own * shift) <= machine.floor:
+        shared = f"{machine.shared:+.1%}"
+        return "inconclusive", f"{moved}, but the reference series moved by {shared} too: the machine; run again"
     if processes < MIN_PROCESSES:
-        return (
-            "inconclusive",
-            f"{moved}, but only {processes} of {MIN_PROCESSES} processes on one side; run more rounds",
-        )
+        return "inconclusive", f"{moved}, but only {processes} of {MIN_PROCESSES} processes on one side"
+    if min(abs(shift), math.copysign(own, own * shift)) <= threshold:
+        return "inconclusive", f"{moved} against a threshold of {threshold:.1%}: noise may explain it"
+    moved = f"{moved} against a threshold of {threshold:.1%}"
     return ("regressed", f"{moved}: slower") if shift > 0 else ("improved", f"{moved}: faster")

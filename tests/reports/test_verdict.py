@@ -66,9 +66,7 @@ def test_a_slower_kernel_is_regressed_and_names_the_command(results: Results) ->
     results.night(1, A, GPU)
     judged = verdict.judge(results.night(2, B, GPU, fused_linear(1.2)), results.path)
     assert subjects(judged, "regressed") == ["time linear.track_seconds"]
-    assert judged.items[-2].reproduce == (
-        r"asv continuous --interleave-rounds --bench '^linear\.track_seconds' aaaaaaaa bbbbbbbb"
-    )
+    assert judged.items[-2].reproduce == r"motbench compare aaaaaaaa bbbbbbbb --bench '^linear\.track_seconds'"
 
 
 def test_a_failing_op_names_the_test_that_shows_it(results: Results) -> None:

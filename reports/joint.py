@@ -1,0 +1,202 @@
+"""One verdict of two axes: does the image hold, and is it as fast? Judged as data; reports/told.py writes it out."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.harness.records import (
+    SCHEMA,
+    Environment,
+    Failure,
+    Series,
+    Status,
+    Timing,
+    read_json,
+    read_lines,
+    write_json,
+)
+from reports import accepted, decide, numerics
+from reports.accepted import Accepted
+from reports.decide import Decision, Key
+from reports.item import SEVERITY, worst
+from reports.night import load
+
+ASKED = "comparison.json"
+VERDICT = "decision.json"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a comparison was asked to measure; written before the first process, so that a killed run can be judged.
+
+    smallest  the change of each series that matters, a fraction
+    """
+
+    base: str
+    head: str
+    environment: Environment
+    protocol: int
+    series: list[Series]
+    smallest: list[float]
+    created: str
+    command: str
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Image:
+    """The first axis: parity and golden of head. `sentence` is one clause; reproduce is one line to type."""
+
+    status: Status
+    sentence: str
+    reproduce: str = ""
+
+
+@dataclass(frozen=True)
+class Joint:
+    """What a comparison says. decisions: worst first; empty where numerics failed, because speed is void then.
+
+    image    None where only speed was asked for
+    skipped  series that one of the commits does not have, with the reason: listed, not counted
+    damage   records that could not be read or belong to something else
+    """
+
+    asked: Asked
+    status: Status
+    sentence: str
+    image: Image | None
+    decisions: list[Decision]
+    skipped: list[Series] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
+    false_alarms: float = decide.FALSE_ALARMS
+    misses: float = decide.MISSES
+    power: float = decide.POWER
+    schema: int = SCHEMA
+
+    def reproduce(self, decision: Decision) -> str:
+        """One line that measures this series again."""
+        pattern = shlex.quote(f"^{re.escape(decision.series.label)}$")
+        rounds = f" --rounds {decision.rounds}" if decision.rounds > 1 else ""
+        return f"motbench compare {self.asked.base[:10]} {self.asked.head[:10]} --bench {pattern}{rounds}"
+
+
+def judge(folder: Path, entries: Sequence[Accepted], today: date, with_image: bool) -> Joint:
+    """Judge the records of a comparison. Raises SchemaError, OSError, or ValueError if comparison.json is broken."""
+    asked = read_json(folder / ASKED, Asked)
+    image = image_of(folder) if with_image else None
+    if image is not None and image.status not in ("pass", "improved"):
+        return Joint(asked, image.status, f"{image.sentence}; speed is void.", image, [])
+    timing, damage = _lines(folder, asked)
+    failures, broken = read_lines(folder / "failures.jsonl", Failure)
+    damage += [f"failures.jsonl has {broken} unreadable lines"] if broken else []
+    decisions, skipped = _decisions(asked, timing, failures)
+    decisions = accepted.apply(decisions, entries, today)
+    decisions.sort(key=lambda one: (bool(one.accepted), -SEVERITY.index(one.status), -_moved(one)))
+    status = worst_of(decisions)
+    first = f"{image.sentence}; " if image else ""
+    sentence = f"{first}{speed_sentence(decisions)}."
+    return Joint(asked, status, sentence[0].upper() + sentence[1:], image, decisions, skipped, damage)
+
+
+def write(folder: Path, asked: Asked) -> None:
+    """Write what was asked."""
+    write_json(folder / ASKED, asked)
+
+
+def image_of(folder: Path) -> Image:
+    """What parity and golden records of a run folder say, in one clause."""
+    items = [item for item in numerics.judge(load(folder)) if item.area in ("parity", "golden")]
+    status = worst(items)
+    bad = [item for item in items if item.status == status]
+    if status in ("pass", "improved"):
+        return Image(status, "the image holds")
+    verb = {"regressed": "the image moved", "not-measured": "the image was not measured"}.get(status, "image unclear")
+    more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+    return Image(status, f"{verb}: {bad[0].subject}: {bad[0].reason}{more}", bad[0].reproduce)
+
+
+def worst_of(decisions: Sequence[Decision]) -> Status:
+    """The run's status: the worst series decides; an accepted one counts as pass; no series at all is not measured."""
+    found: list[Status] = ["pass" if one.accepted else one.status for one in decisions]
+    return max(found, key=SEVERITY.index, default="not-measured")
+
+
+def speed_sentence(decisions: Sequence[Decision]) -> str:
+    """The second axis in one clause, worst first."""
+    counted = [one for one in decisions if not one.accepted]
+    said: list[str] = []
+    words: tuple[tuple[Status, Literal["slower", "faster", "inconclusive", "not measured"]], ...] = (
+        ("regressed", "slower"),
+        ("not-measured", "not measured"),
+        ("inconclusive", "inconclusive"),
+        ("improved", "faster"),
+    )
+    for status, word in words:
+        group = [one for one in counted if one.status == status]
+        if group:
+            first = group[0]
+            detail = f", {first.series.label} {first.reason}" if not said else ""
+            said.append(f"{len(group)} of {len(decisions)} series {word}{detail}")
+    if not decisions:
+        return "no series was measured"
+    kept = len(decisions) - len(counted)
+    said += [f"{kept} accepted"] if kept else []
+    return "; ".join(said) if said else f"none of {len(decisions)} series is slower"
+
+
+def _lines(folder: Path, asked: Asked) -> tuple[list[Timing], list[str]]:
+    """The comparison's own records; what belongs to another machine, commit or protocol is named, never compared."""
+    lines, broken = read_lines(folder / "timing.jsonl", Timing)
+    damage = [f"timing.jsonl has {broken} unreadable {'line' if broken == 1 else 'lines'}"] if broken else []
+    commits = {"base": asked.base, "again": asked.base, "head": asked.head}
+    own = [
+        line
+        for line in lines
+        if (line.fingerprint, line.protocol) == (asked.environment.fingerprint, asked.protocol)
+        and line.commit == commits.get(line.side)
+    ]
+    if len(own) < len(lines):
+        damage.append(f"{len(lines) - len(own)} records are of another machine, commit or protocol and do not count")
+    return own, damage
+
+
+def _decisions(
+    asked: Asked, timing: Sequence[Timing], failures: Sequence[Failure]
+) -> tuple[list[Decision], list[Series]]:
+    rounds = decide.rounds_of(timing)
+    failed: dict[Key, list[Failure]] = defaultdict(list)
+    for failure in failures:
+        failed[decide.key(Series(failure.benchmark, failure.params))].append(failure)
+    measured, smallest, others, skipped = [], [], [], []
+    for series, minimum in zip(asked.series, asked.smallest, strict=True):
+        name = decide.key(series)
+        if name in rounds and rounds[name].seconds:
+            measured.append(rounds[name])
+            smallest.append(minimum)
+        elif reason := _lacking(failed[name]):
+            skipped.append(Series(series.benchmark, series.params, reason))
+        else:
+            others.append(decide.not_measured(series, minimum, failed[name]))
+    return [*decide.decide(measured, smallest), *others], skipped
+
+
+def _lacking(failures: Sequence[Failure]) -> str:
+    """Why a series that base lacks cannot be compared; empty if base has it: what head lost is not measured."""
+    if not any(failure.kind == "absent" and failure.side == "base" for failure in failures):
+        return ""
+    if any(failure.side == "head" and failure.kind == "absent" for failure in failures):
+        return "neither commit has it"
+    return (
+        "" if any(failure.side == "head" for failure in failures) else "new in head: base has nothing to compare with"
+    )
+
+
+def _moved(decision: Decision) -> float:
+    return abs(decision.change.ratio - 1) if decision.change else 0.0

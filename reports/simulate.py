@@ -1,0 +1,223 @@
+"""How often would the rule be wrong? Runs without a change, and with one of known size, judged as a gate judges them.
+
+Noise is either recorded, resampled from the rounds of a comparison of a commit with itself (whole rounds, so that what
+the machine did to all sides of a round stays together; who was base, head and again is drawn anew), or synthetic. A
+slowdown is head's samples multiplied: it tests the decision, not the clock. Beside it stands asv's own comparison
+(asv.commands.compare, unchanged) of the same samples.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.harness.records import Series, Status, Timing, read_json, read_lines
+from reports import decide, joint
+from reports.decide import Rounds
+
+SLOWDOWNS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.10, 0.20)
+TRIALS_NONE = 2000
+"""Runs without a change: enough to see a false alarm rate of 0.5 %."""
+TRIALS = 400
+ASV_TRIALS = 200
+"""asv's test takes a second where ours takes a millisecond."""
+ASV_FACTORS = (1.1, 1.05)
+"""`asv continuous` calls what is beyond the first; `asv publish` what is beyond the second."""
+SEED = 20261124
+SYNTHETIC_SERIES, SYNTHETIC_ROUNDS, SYNTHETIC_SAMPLES = 10, 4000, 10
+
+Process = list[float]
+Triplet = tuple[Process, Process, Process]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Rounds in which nothing changed: rounds[series][i] is three processes' samples. Round i is the same for all."""
+
+    name: str
+    series: list[Series]
+    rounds: list[list[Triplet]]
+    smallest: list[float]
+
+    @property
+    def spread(self) -> list[float]:
+        """Per series, the relative standard deviation of a process within its round."""
+        found = []
+        for triplets in self.rounds:
+            logs = np.log([[statistics.median(process) for process in triplet] for triplet in triplets])
+            found.append(float(np.sqrt(logs.var(axis=1, ddof=1).mean())))
+        return found
+
+
+@dataclass(frozen=True)
+class Rate:
+    """So many of so many trials, with the exact 95 % interval of the probability (Clopper and Pearson)."""
+
+    hits: int
+    trials: int
+
+    def __str__(self) -> str:
+        interval = stats.binomtest(self.hits, self.trials).proportion_ci(0.95)
+        return f"{self.hits / self.trials:.1%} ({interval.low:.1%} to {interval.high:.1%})"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the trials at one slowdown. alarms: runs that called a series that had not changed."""
+
+    slowdown: float
+    power: Rate
+    alarms: Rate
+    asv_power: list[Rate]
+    asv_alarms: list[Rate]
+
+
+def recorded(folder: Path) -> Noise:
+    """The noise of a comparison of a commit with itself. Raises ValueError if it is another, or too short."""
+    asked = read_json(folder / joint.ASKED, joint.Asked)
+    if asked.base != asked.head:
+        raise ValueError(f"{folder} compares {asked.base[:8]} with {asked.head[:8]}; noise is a commit against itself")
+    lines, _ = read_lines(folder / "timing.jsonl", Timing)
+    found: dict[decide.Key, dict[int, dict[str, Process]]] = defaultdict(lambda: defaultdict(dict))
+    for line in lines:
+        found[decide.key(Series(line.benchmark, line.params))][line.round][line.side] = line.samples
+    names = [decide.key(series) for series in asked.series]
+    whole = [
+        number
+        for number in sorted(set.intersection(*(set(found[name]) for name in names)))
+        if all(len(found[name][number]) == 3 for name in names)
+    ]
+    if 3 * len(whole) < 30:
+        raise ValueError(f"{folder} has {3 * len(whole)} processes per series in whole rounds; at least 30 are needed")
+    rounds = [[_triplet(found[name][number]) for number in whole] for name in names]
+    return Noise(f"recorded, {3 * len(whole)} processes per series", asked.series, rounds, asked.smallest)
+
+
+def synthetic(name: str, rng: np.random.Generator, between: float, smallest: float) -> Noise:
+    """Made-up noise of SYNTHETIC_SERIES series: `between` processes, and a third of it inside each.
+
+    gaussian; drift: a machine that wanders by 5 % between rounds; bimodal: every fifth process 5 times `between`
+    slower; tails: Student's t with 3 degrees of freedom.
+    """
+    shape = (SYNTHETIC_SERIES, SYNTHETIC_ROUNDS, 3)
+    level = between * (rng.standard_t(3, shape) if name == "tails" else rng.standard_normal(shape))
+    if name == "drift":
+        level = level + 0.05 * rng.standard_normal((1, SYNTHETIC_ROUNDS, 1))
+    elif name == "bimodal":
+        level = level + 5 * between * (rng.random(shape) < 0.2)
+    inside = between / 3 * rng.standard_normal((*shape, SYNTHETIC_SAMPLES))
+    samples = np.exp(level[..., None] + inside)
+    series = [Series("synthetic", {"number": str(i)}) for i in range(SYNTHETIC_SERIES)]
+    return Noise(f"{name}, {between:.1%} between processes", series, samples.tolist(), [smallest] * len(series))
+
+
+def outcome(
+    noise: Noise, slowdown: float, rounds: int, rng: np.random.Generator, trials: int, asv_trials: int
+) -> Outcome:
+    """Judge `trials` runs of `rounds` rounds in which one series, drawn each time, got slower by `slowdown`."""
+    found = alarms = 0
+    asv_found, asv_alarms = [0] * len(ASV_FACTORS), [0] * len(ASV_FACTORS)
+    for trial in range(trials):
+        run = _draw(noise, rounds, rng)
+        target = int(rng.integers(len(run)))
+        if slowdown:
+            run[target] = [(base, [s * (1 + slowdown) for s in head], again) for base, head, again in run[target]]
+        said = _decided(noise, run)
+        found += said[target] == "regressed"
+        alarms += _alarm([status != "pass" for status in said], target, slowdown)
+        if trial < asv_trials:
+            for i, factor in enumerate(ASV_FACTORS):
+                called = [_asv_calls(triplets, factor) for triplets in run]
+                asv_found[i] += called[target] == "regressed"
+                asv_alarms[i] += _alarm([status != "pass" for status in called], target, slowdown)
+    asv_rates = [[Rate(hits, asv_trials) for hits in group] for group in (asv_found, asv_alarms)]
+    return Outcome(slowdown, Rate(found, trials), Rate(alarms, trials), *asv_rates)
+
+
+def report(records: Path | None, rounds: int, smallest: float | None) -> str:
+    """The self-test's tables as Markdown: on recorded noise if there is a folder, else on four synthetic kinds.
+
+    Raises ValueError for records that are no noise.
+    """
+    rng = np.random.default_rng(SEED)
+    if records is not None:
+        noise = recorded(records)
+        least = [smallest] * len(noise.series) if smallest else noise.smallest
+        noises = [Noise(noise.name, noise.series, noise.rounds, least)]
+    else:
+        kinds = ("gaussian", "drift", "bimodal", "tails")
+        noises = [synthetic(kind, rng, 0.003, smallest or decide.MATTERS["gpu"]) for kind in kinds]
+    return "\n\n".join(_table(noise, rounds, rng) for noise in noises)
+
+
+def _table(noise: Noise, rounds: int, rng: np.random.Generator) -> str:
+    spreads = ", ".join(f"{spread:.1%}" for spread in sorted(noise.spread))
+    asv_heads = [
+        f"asv, factor {factor}: {what}" for factor in ASV_FACTORS for what in ("found", "false alarms per run")
+    ]
+    head = ["slowdown of one series", "found", "false alarms per run", *asv_heads]
+    lines = [
+        f"**Noise: {noise.name}.** {len(noise.series)} series x {rounds} rounds x 3 processes per run; spread of a "
+        f"process within its round: {spreads}; smallest change that matters: {min(noise.smallest):.1%}; seed {SEED}.",
+        "",
+        f"| {' | '.join(head)} |",
+        f"|{' --- |' * len(head)}",
+    ]
+    for slowdown in SLOWDOWNS:
+        got = outcome(noise, slowdown, rounds, rng, TRIALS if slowdown else TRIALS_NONE, ASV_TRIALS)
+        asv_cells = [rate for pair in zip(got.asv_power, got.asv_alarms, strict=True) for rate in pair]
+        cells: list[Rate | str] = [got.power, got.alarms, *asv_cells]
+        if not slowdown:
+            cells = ["", got.alarms, *(rate if i % 2 else "" for i, rate in enumerate(asv_cells))]
+        lines.append(f"| {slowdown:.0%} | {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def _triplet(sides: dict[str, Process]) -> Triplet:
+    return sides["base"], sides["head"], sides["again"]
+
+
+def _draw(noise: Noise, n: int, rng: np.random.Generator) -> list[list[Triplet]]:
+    """A run of n rounds, with replacement; who is who is drawn per round and series."""
+    chosen = rng.integers(len(noise.rounds[0]), size=n)
+    run = []
+    for triplets in noise.rounds:
+        roles = [rng.permutation(3).tolist() for _ in chosen]
+        run.append(
+            [(triplets[i][a], triplets[i][b], triplets[i][c]) for i, (a, b, c) in zip(chosen, roles, strict=True)]
+        )
+    return run
+
+
+def _medians(triplet: Triplet) -> tuple[float, float, float]:
+    base, head, again = triplet
+    return statistics.median(base), statistics.median(head), statistics.median(again)
+
+
+def _decided(noise: Noise, run: Sequence[Sequence[Triplet]]) -> list[Status]:
+    whole = [Rounds(one, [_medians(t) for t in triplets]) for one, triplets in zip(noise.series, run, strict=True)]
+    said: list[Status] = [one.status for one in decide.decide(whole, noise.smallest)]
+    return ["pass" if status == "inconclusive" else status for status in said]
+
+
+def _alarm(called: Sequence[bool], target: int, slowdown: float) -> bool:
+    return any(one for i, one in enumerate(called) if not slowdown or i != target)
+
+
+def _asv_calls(triplets: Sequence[Triplet], factor: float) -> Status:
+    """What asv makes of the same samples: it pools all processes of a commit, so base has twice as many."""
+    from asv.commands.compare import _is_result_better
+    from asv_runner.statistics import compute_stats
+
+    old = [sample for base, _, again in triplets for process in (base, again) for sample in process]
+    new = [sample for _, head, _ in triplets for sample in head]
+    (a, a_stats), (b, b_stats) = compute_stats(old, 1), compute_stats(new, 1)
+    if _is_result_better(a, b, (a_stats, old), (b_stats, new), factor):
+        return "regressed"
+    return "improved" if _is_result_better(b, a, (b_stats, new), (a_stats, old), factor) else "pass"
