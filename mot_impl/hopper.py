@@ -453,7 +453,7 @@ def _tables(rows: tuple[int, int], n_tiles: int, k_steps: int, group: int, devic
 
 
 _FLAGS: dict[tuple[_Tables, int], Tensor] = {}
-"""The flags by which blocks signal, lowered by those who waited. Launches of one stream, never two at once, share them."""
+"""The flags by which blocks signal, lowered by those who waited. The launches of one stream share a set in turn."""
 
 
 def _flags(tables: _Tables, device: torch.device) -> Tensor:

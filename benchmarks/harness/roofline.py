@@ -142,8 +142,13 @@ def memory_point(ops: MoTOps, shape: Shape, op: str, dtype: torch.dtype, rounds:
     gate.prove(ops, op, first)
     every = [first, *(inputs.copied(first) for _ in range(_copies(first) - 1))]
     results = getattr(ops, op)(*first)
-    # v of qk_norm_rotary is a view: nothing is written for it, and nothing read.
-    written = [one for one in (results if isinstance(results, tuple) else (results,)) if one._base is None]
+    # v of qk_norm_rotary is a view of the input: nothing is read or written for it.
+    given = {one.untyped_storage().data_ptr() for one in inputs.tensors_of(first)}
+    written = [
+        one
+        for one in (results if isinstance(results, tuple) else (results,))
+        if one.untyped_storage().data_ptr() not in given
+    ]
     moved = sum(one.numel() * one.element_size() for one in written) * 2
     sources = [torch.randn(moved // 2 // dtype.itemsize, device=device, dtype=dtype) for _ in every]
     calls: dict[str, list[clock.Call]] = {

@@ -1,0 +1,65 @@
+"""What `motbench roofline` makes of its samples, and what it refuses; the measuring itself needs a GPU."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.harness import records, roofline
+
+ROOT = Path(__file__).parents[2]
+LIMITS = roofline.Ceilings(matrix=800e12, copy=2e12)
+STORED = ROOT / "docs/data/roofline_h100_bf16.json"
+
+
+def point(flops: float, moved: float, **seconds: list[float]) -> roofline.Point:
+    return roofline.Point(1026, 2, "qkv", "a tile", flops, moved, seconds)
+
+
+def test_the_floor_is_arithmetic_where_that_takes_longer():
+    assert point(800e6, 1e6).floor(LIMITS) == pytest.approx(1e-6)
+
+
+def test_the_floor_is_memory_where_that_takes_longer():
+    assert point(8e6, 4e6).floor(LIMITS) == pytest.approx(2e-6)
+
+
+def test_a_candidate_counts_by_its_median():
+    assert point(1, 1, fused=[1.0, 9.0, 2.0]).median("fused") == 2.0
+
+
+def test_half_and_double_are_one_on_average():
+    assert roofline.geometric_mean([0.5, 2.0]) == pytest.approx(1.0)
+
+
+def test_the_stored_run_can_be_read():
+    stored = records.read_json(STORED, roofline.Roofline)
+    layers = [(one.m, one.name) for one in stored.points if roofline.DENSE in one.samples]
+    assert layers == [(m, layer) for m in (1026, 4098, 8208) for layer in ("qkv", "o", "gate_up", "down")]
+
+
+def test_the_documented_mean_is_that_of_the_stored_run():
+    stored = records.read_json(STORED, roofline.Roofline)
+    ratios = [one.median("fused") / one.median("dense") for one in stored.points if roofline.DENSE in one.samples]
+    said = f"geometric mean {roofline.geometric_mean(ratios):.3f}"
+    assert said in (ROOT / "docs/kernels.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "layers", "wrong"), [(["77"], ["qkv"], "size '77'"), (["small"], ["k"], "layer 'k'")]
+)
+def test_an_unknown_name_is_refused(sizes, layers, wrong):
+    import torch
+
+    import reference_impl
+
+    with pytest.raises(ValueError, match=wrong):
+        next(roofline.measure(reference_impl.OPS, sizes, layers, torch.bfloat16))
+
+
+def test_without_a_gpu_the_command_says_so():
+    command = [sys.executable, "-m", "motbench", "roofline"]
+    environment = {"CUDA_VISIBLE_DEVICES": "", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, "sees no GPU" in done.stderr) == (2, True)
