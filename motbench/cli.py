@@ -4,8 +4,10 @@ import sys
 
 import typer
 
+from motbench.compare import compare
 from motbench.doctor import doctor
 from motbench.exits import guarded
+from motbench.gate import gate
 from motbench.generate import generate
 from motbench.golden import golden
 from motbench.nightly import nightly
@@ -23,6 +25,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.callback()(lambda: None)  # without a callback, a single command would lose its name
 app.command("nightly")(nightly)
 app.command("step", hidden=True)(step)
+app.command("compare")(compare)
+app.command("gate")(gate)
 app.command("doctor")(doctor)
 app.command("generate")(generate)
 app.command("parity")(parity)

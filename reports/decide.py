@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.harness.records import Failure, Series, Status, Timing
-from reports import stats
+from reports import stats, words
 from reports.stats import Estimate
 
 FALSE_ALARMS = 0.005
@@ -218,15 +218,15 @@ def _decision(rounds: Rounds, change: _Judged | None, control: _Judged | None, s
 
 def _explained(change: _Judged, control: _Judged, smallest: float, visible: float) -> tuple[Status, str]:
     effect = change.effect
-    moved = f"{effect.ratio - 1:+.1%} ({effect.low - 1:+.1%} to {effect.high - 1:+.1%})"
+    moved = f"{words.change(effect.ratio - 1)} ({words.change(effect.low - 1)} to {words.change(effect.high - 1)})"
     if effect.status in ("regressed", "improved"):
         word = "slower" if effect.status == "regressed" else "faster"
         if control.effect.status in ("regressed", "improved"):
-            against = f"base against base moved by {control.effect.ratio - 1:+.1%} in the same run"
+            against = f"base against base moved by {words.change(control.effect.ratio - 1)} in the same run"
             return "inconclusive", f"{moved}: {word}, but {against}: the machine; run again"
         return effect.status, f"{moved}: {word}"
     upper = change.estimate.upper(MISSES) - 1
     if effect.status == "pass":
-        return "pass", f"{moved}: a slowdown of {smallest:.1%} is excluded (at most {upper:+.1%})"
-    seen = f"less than {visible:.1%} could not be seen" if visible < 10 else "nothing could have been seen"
-    return "inconclusive", f"{moved}: a slowdown of {smallest:.1%} is not excluded, and {seen}; add rounds"
+        return "pass", f"{moved}: a slowdown of {smallest:.1%} is excluded (at most {words.change(upper)})"
+    told = f"a slowdown of {smallest:.1%} is not excluded"
+    return "inconclusive", f"{moved}: {told}; one of {words.change(visible)} would have been called; add rounds"

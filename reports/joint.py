@@ -30,6 +30,8 @@ from reports.night import load
 
 ASKED = "comparison.json"
 VERDICT = "decision.json"
+MOST = 60
+"""Rounds of one series in one comparison, at most."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,12 @@ class Joint:
     schema: int = SCHEMA
 
     def reproduce(self, decision: Decision) -> str:
-        """One line that measures this series again."""
-        pattern = shlex.quote(f"^{re.escape(decision.series.label)}$")
-        rounds = f" --rounds {decision.rounds}" if decision.rounds > 1 else ""
-        return f"motbench compare {self.asked.base[:10]} {self.asked.head[:10]} --bench {pattern}{rounds}"
+        """One line that measures this series again; twice as long where it could not be decided."""
+        pattern = "^" + re.sub(r"([.()\[\]+*?|^$\\{}])", r"\\\1", decision.series.label) + "$"
+        # asv's names hold single quotes: inside double ones they read better, if nothing else in them means something.
+        pattern = f'"{pattern}"' if re.fullmatch(r"[\w.,' ()\\^-]+\$", pattern) else shlex.quote(pattern)
+        rounds = decision.rounds if decision.status == "regressed" else min(2 * decision.rounds, MOST)
+        return f"motbench compare {self.asked.base[:10]} {self.asked.head[:10]} --bench {pattern} --rounds {rounds}"
 
 
 def judge(folder: Path, entries: Sequence[Accepted], today: date, with_image: bool) -> Joint:

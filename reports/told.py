@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from xml.etree import ElementTree
 
 from benchmarks.harness.records import EXIT_CODES, Status
+from reports import words
 from reports.decide import Decision, Effect
 from reports.joint import Joint
 
@@ -100,24 +100,17 @@ def _row(one: Decision) -> tuple[str, ...]:
     return (
         status,
         one.series.label,
-        percent(one.change.ratio - 1),
+        words.change(one.change.ratio - 1),
         _interval(one.change),
-        percent(one.threshold, "{:.1%}"),
-        percent(one.visible, "{:.1%}"),
-        f"{percent(one.control.ratio - 1)} ({_interval(one.control)})",
+        words.change(one.threshold),
+        words.change(one.visible),
+        f"{words.change(one.control.ratio - 1)} ({_interval(one.control)})",
         str(one.rounds),
     )
 
 
-def percent(value: float, form: str = "{:+.1%}") -> str:
-    """A relative figure; what is beyond a factor of ten is said in words."""
-    if math.isnan(value):
-        return ""
-    return form.format(value) if value < 9 else "over 900%"
-
-
 def _interval(effect: Effect) -> str:
-    return f"{percent(effect.low - 1)} to {percent(effect.high - 1)}"
+    return f"{words.change(effect.low - 1)} to {words.change(effect.high - 1)}"
 
 
 def _notes(joint: Joint) -> list[str]:

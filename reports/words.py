@@ -36,6 +36,13 @@ def percent(value: float) -> str:
     return f"{value:.0%}" if value >= 0.0995 or value == 0 else f"{value:.1%}"
 
 
+def change(value: float) -> str:
+    """A relative change: +1.2 %; what is beyond a factor of ten is said in words, and NaN is nothing."""
+    if math.isnan(value):
+        return ""
+    return f"{value:+.1%}" if value < 9 else "over +900%"
+
+
 def ratio(reference: float, other: float) -> str:
     """How many times faster or slower than the reference."""
     factor = reference / other

@@ -1,0 +1,176 @@
+"""`motbench compare BASE HEAD`: which series got slower, measured side by side. `motbench gate` adds the image."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import time
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import typer
+
+if typing.TYPE_CHECKING:
+    from benchmarks.harness.records import Series
+    from benchmarks.harness.rounds import Walk
+    from reports.joint import Asked
+
+ROUNDS = 12
+"""Rounds of every series without --budget: each side stands four times in every place."""
+PILOT = 4
+"""With --budget: rounds of every series before the noisiest ones get the rest."""
+GIVE_UP = 2
+"""Rounds without one whole one, after which a series is left alone: it is broken, and more of it costs others' time."""
+
+Opt = typer.Option
+Commit = typing.Annotated[str | None, typer.Argument(help="a commit, a branch or a tag")]
+Bench = typing.Annotated[str, Opt(metavar="REGEX", help="only series whose name matches, as asv's --bench")]
+Budget = typing.Annotated[float | None, Opt(metavar="MINUTES", help="spend this on the series that need it most")]
+RoundsOption = typing.Annotated[int, Opt(help="rounds of every series, three processes each; without --budget")]
+Matters = typing.Annotated[float | None, Opt(help="smallest slowdown that matters, 0.02 for 2 %; default by machine")]
+Results = typing.Annotated[Path, Opt(help="where records go: RESULTS/comparisons/<id>")]
+Records = typing.Annotated[Path | None, Opt(metavar="DIR", help="judge what lies there, and measure nothing")]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure. budget_s: seconds, or None for `rounds` of every series; smallest: None for the declared one."""
+
+    bench: str = ""
+    rounds: int = ROUNDS
+    budget_s: float | None = None
+    smallest: float | None = None
+
+
+def compare(
+    base: Commit = None,
+    head: Commit = None,
+    bench: Bench = "",
+    rounds: RoundsOption = ROUNDS,
+    budget: Budget = None,
+    matters: Matters = None,
+    results: Results = Path("results"),
+    records: Records = None,
+) -> None:
+    """Measure BASE and HEAD in turns and say what changed; speed only. Leaves with the verdict's exit code."""
+    from benchmarks.harness import environment
+    from benchmarks.harness.records import EXIT_CODES, write_json
+    from motbench.nightly import only_one
+    from reports import accepted, joint, told
+
+    root = environment.repository_root()
+    folder = records
+    if folder is None:
+        request = asked_for(bench, rounds, budget, matters)
+        asked = ask(root, base, head, request)
+        folder = new_folder(results, asked.head)
+        with only_one(results.resolve()):
+            measure(root, folder, asked, request)
+    verdict = joint.judge(folder, accepted.read(root / accepted.FILE), datetime.now(UTC).date(), with_image=False)
+    write_json(folder / joint.VERDICT, verdict)
+    print(f"\n{told.terminal(verdict)}\nrecords: {folder}")
+    raise typer.Exit(EXIT_CODES[verdict.status])
+
+
+def asked_for(bench: str, rounds: int, budget: float | None, matters: float | None) -> Request:
+    """The options as a value. Raises ValueError for one that makes no sense."""
+    from reports import joint
+
+    try:
+        re.compile(bench)
+    except re.error as error:
+        raise ValueError(f"--bench {bench!r} is no regular expression: {error}") from error
+    if not 2 <= rounds <= joint.MOST:
+        raise ValueError(f"--rounds {rounds} must be from 2 to {joint.MOST}; fewer than 6 decide little")
+    if budget is not None and not 0 < budget < 24 * 60:
+        raise ValueError(f"--budget {budget:g} must be minutes, more than 0 and less than a day")
+    if matters is not None and not 0 < matters < 1:
+        raise ValueError(f"--matters {matters:g} must be a fraction between 0 and 1: 0.02 is 2 %")
+    return Request(bench, rounds, None if budget is None else 60 * budget, matters)
+
+
+def ask(root: Path, base: str | None, head: str | None, request: Request) -> Asked:
+    """Resolve commits and series. Raises ValueError for an unknown commit or a --bench that selects nothing."""
+    from benchmarks.harness import clock, environment, profiles
+    from reports import decide
+    from reports.joint import Asked
+
+    if base is None or head is None:
+        raise ValueError("two commits are needed: BASE and HEAD; or --records DIR to judge what was measured before")
+    old, new = (environment.git(root, "rev-parse", "--verify", f"{name}^{{commit}}") for name in (base, head))
+    here = environment.here()
+    timed = [s for s in profiles.declared(here.profile).expected if profiles.SUITE[s.benchmark].unit == "seconds"]
+    chosen = [series for series in timed if re.search(request.bench, series.label)]
+    if not chosen:
+        raise ValueError(
+            f"--bench {request.bench!r} selects none of {len(timed)} series; the first is {timed[0].label}"
+        )
+    smallest = [request.smallest or decide.matters(here.profile, series.benchmark) for series in chosen]
+    command = shlex.join(["motbench", *sys.argv[1:]])
+    return Asked(old, new, here, clock.PROTOCOL, chosen, smallest, environment.now(), command)
+
+
+def new_folder(results: Path, head: str) -> Path:
+    """A folder for one comparison; its name begins with the time."""
+    return results.resolve() / "comparisons" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{head[:8]}"
+
+
+def measure(root: Path, folder: Path, asked: Asked, request: Request) -> None:
+    """Walk the rounds until the request is met, and say what is going on. Records of a killed walk can be judged.
+
+    Raises ValueError, before anything is written, if a commit cannot be exported.
+    """
+    from benchmarks.harness import environment, rounds
+    from reports import joint
+
+    if environment.changed_files(root):
+        print("The tree is dirty: commits are measured, not the changes of the packages under test.")
+    walk = rounds.Walk(root, folder, asked.base, asked.head, asked.environment)
+    for commit in (asked.base, asked.head):
+        walk.export(commit)
+    joint.write(folder, asked)
+    done, cost = [0] * len(asked.series), [0.0] * len(asked.series)
+    started = time.monotonic()
+    while (chosen := _next(folder, asked, request, done)) is not None:
+        spent = time.monotonic() - started
+        if request.budget_s is not None and spent + cost[chosen] > request.budget_s:
+            print(f"  the budget of {request.budget_s / 60:g} min is spent", flush=True)
+            break
+        cost[chosen] = _announced(walk, asked.series[chosen], done[chosen])
+        done[chosen] += 1
+
+
+def _announced(walk: Walk, series: Series, number: int) -> float:
+    print(f"  round {number + 1:2}  {series.label}", end="", flush=True)
+    seconds = walk.round(series, number)
+    print(f"  {seconds:.1f} s", flush=True)
+    return seconds
+
+
+def _next(folder: Path, asked: Asked, request: Request, done: Sequence[int]) -> int | None:
+    """Which series gets the next round; None when enough was measured.
+
+    All get the same number first, in turns. With a budget, what is left goes where the noise, as base against base
+    shows it, is furthest from letting a change that matters be called.
+    """
+    from benchmarks.harness.records import Timing, read_lines
+    from reports import decide, joint
+
+    found = decide.rounds_of(read_lines(folder / "timing.jsonl", Timing)[0])
+    whole = {i: found[name] for i, s in enumerate(asked.series) if (name := decide.key(s)) in found}
+    alive = [i for i, n in enumerate(done) if n < GIVE_UP or (i in whole and whole[i].seconds)]
+    wanted = request.rounds if request.budget_s is None else PILOT
+    behind = [i for i in alive if done[i] < wanted]
+    if behind:
+        return min(behind, key=lambda i: done[i])
+    if request.budget_s is None:
+        return None
+    needs = {
+        i: decide.need(whole[i], asked.smallest[i], len(done)) for i in alive if i in whole and done[i] < joint.MOST
+    }
+    neediest = max(needs, key=lambda i: needs[i], default=None)
+    return neediest if neediest is not None and needs[neediest] > 1 else None
