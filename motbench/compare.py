@@ -129,7 +129,9 @@ def measure(root: Path, folder: Path, asked: Asked, request: Request) -> None:
 
     if environment.changed_files(root):
         print("The tree is dirty: commits are measured, not the changes of the packages under test.")
-    walk = rounds.Walk(root, folder, asked.base, asked.head, asked.environment)
+    # A process that hangs may not cost more than everything else together.
+    limit = min(rounds.TIMEOUT_S, request.budget_s or rounds.TIMEOUT_S)
+    walk = rounds.Walk(root, folder, asked.base, asked.head, asked.environment, limit)
     for commit in (asked.base, asked.head):
         walk.export(commit)
     joint.write(folder, asked)
