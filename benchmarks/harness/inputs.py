@@ -89,8 +89,12 @@ BAGEL_CASES = {case.name: case for case in _BAGEL}
 
 
 def bagel_case(shape: Shape, seed: int = 0) -> Case:
-    """What a benchmark measures: text rows at the ends and a bias on the qkv layer only, as BAGEL has them."""
-    return Case("bagel" if shape.hidden == BAGEL.hidden else "small", shape, bias="qkv", seed=seed)
+    """What a benchmark measures: rows sorted into [image | text], and a bias on the qkv layer only, as BAGEL has it.
+
+    Sorted, because an image's rows share one position and see each other: their order is free, and a kernel may use it.
+    """
+    name = "bagel" if shape.hidden == BAGEL.hidden else "small"
+    return Case(name, shape, order="image_first", bias="qkv", seed=seed)
 
 
 @dataclass(frozen=True)

@@ -78,12 +78,12 @@ def layer(series: dict[str, str], place: Place) -> Subject:
 
     from benchmarks.harness import inputs
 
-    shape = SHAPES[series["shape"]]
+    shape, in_blocks = SHAPES[series["shape"]], block.route.image_first
     tiles = [
-        f"{name} {ops.describe_tile(inputs.problem(inputs.Work('linear', name), shape, dtype, device))}"
+        f"{name} {ops.describe_tile(inputs.problem(inputs.Work('linear', name), shape, dtype, device, in_blocks))}"
         for name in ("qkv", "o")
     ]
-    tiles.append(f"mlp {ops.describe_tile(inputs.problem(inputs.Work('gated_mlp'), shape, dtype, device))}")
+    tiles.append(f"mlp {ops.describe_tile(inputs.problem(inputs.Work('gated_mlp'), shape, dtype, device, in_blocks))}")
     return Subject([run], device.type, prove, "; ".join(tiles))
 
 

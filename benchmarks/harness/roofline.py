@@ -110,7 +110,7 @@ def layer_point(ops: MoTOps, shape: Shape, layer: str, dtype: torch.dtype, round
     if layer not in LAYERS:
         raise ValueError(f"layer {layer!r} is not one of {', '.join(LAYERS)}")
     work = inputs.Work("gated_linear") if layer == "gate_up" else inputs.Work("linear", layer)
-    case = inputs.Case("roofline", shape, order="image_first", bias="qkv")
+    case = inputs.bagel_case(shape)
     device = _device()
     first = inputs.arguments(work, case, dtype, device)
     gate.prove(ops, work.op, first)
