@@ -13,7 +13,7 @@ from benchmarks.harness import golden_case, images
 from benchmarks.harness.environment import repository_root
 from benchmarks.harness.golden_case import read_case, read_cases
 from benchmarks.harness.golden_limits import Limits, judge
-from tests.golden.conftest import EXACT, FACTS, REQUEST, change
+from tests.golden.conftest import EXACT, FACTS, REQUEST, approve, change
 
 COMMITTED = read_cases(repository_root() / "golden_images")
 each_committed = pytest.mark.parametrize("case", COMMITTED, ids=lambda case: case.name)
@@ -170,6 +170,13 @@ def test_an_input_that_cannot_be_judged_is_refused(edit: Path, input_: str) -> N
 def test_a_changed_request_makes_the_golden_stale(approved: Path) -> None:
     change(approved, seed=2)
     assert "since the golden was approved case.json's request is" in read_case(approved).stale()
+
+
+def test_a_changed_input_makes_the_golden_stale(edit: Path) -> None:
+    approve(edit)
+    with Image.open(edit / "input.png") as picture:
+        one_pixel(picture).save(edit / "input.png")
+    assert "since the golden was approved input.png is 32x48x3:" in read_case(edit).stale()
 
 
 def test_changed_limits_leave_the_golden_fresh(approved: Path) -> None:

@@ -151,6 +151,12 @@ def test_latents_of_another_shape_fail() -> None:
     assert compare(a, b, {"absmax": 1.0}).reason.startswith("x_t is (3, 4, 8) but must be (2, 4, 8)")
 
 
+def test_latents_are_those_after_each_update() -> None:
+    x_t, final = torch.tensor([0.0, 1.0]).reshape(2, 1, 1), torch.full((1, 1), 2.0)
+    result = GeneratedImage(Image.new("RGB", (32, 32)), x_t, x_t, final, torch.zeros(3, 32, 32), None)
+    assert goldens.made_of(result).latents["x_t"].flatten().tolist() == [1.0, 2.0]
+
+
 def test_a_picture_with_alpha_fails() -> None:
     x = torch.zeros(1, 4, 8)
     result = GeneratedImage(Image.new("RGBA", (32, 32)), x, x, x[0], torch.zeros(3, 32, 32), None)
