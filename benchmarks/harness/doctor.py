@@ -22,6 +22,9 @@ KNOWN_ASV = {"asv": "0.6.6", "asv_runner": "0.3.2"}
 INTERPRETER_NUMPY = (2, 4)
 """Triton 3.6's interpreter breaks with this numpy and later."""
 
+OLDEST_PILLOW = (13,)
+"""12.3 and older reduce 128 x 64 to 126 x 56 with other pixels: a golden moved by 1 of 255 on 8.8 % of its bytes."""
+
 GIB = 1024**3
 DISK_NEEDED, DISK_WANTED = GIB // 2, 2 * GIB
 MODULES = ("asv", "jinja2", "matplotlib", "PIL", "psutil", "rich", "safetensors", "scipy", "skimage", "tokenizers")
@@ -93,6 +96,14 @@ def _packages(root: Path) -> Found:
     if missing:
         return "failed", f"missing: {', '.join(missing)}", "pip install -r requirements-ci.txt"
     return "ok", f"all of {len(MODULES)} import", ""
+
+
+def _pillow(root: Path) -> Found:
+    version = version_of("pillow") or "not installed"
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:1])
+    if numbers < OLDEST_PILLOW:
+        return "failed", version, "it reduces pictures to other pixels than the goldens hold: pip install 'pillow>=13'"
+    return "ok", version, ""
 
 
 def _asv(root: Path) -> Found:
@@ -169,6 +180,7 @@ _LOOKS: dict[str, Callable[[Path], Found]] = {
     "triton": _triton,
     "numpy": _numpy,
     "packages": _packages,
+    "pillow": _pillow,
     "asv": _asv,
     "gpu": _gpu,
     "git": _git,

@@ -30,6 +30,7 @@ def here() -> Environment:
         gpu=torch.cuda.get_device_name(0) if gpu else None,
         driver=driver_version() if gpu else None,
         cuda=torch.version.cuda if gpu else None,
+        pillow=version_of("pillow") or "none",
     )
 
 

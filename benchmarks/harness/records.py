@@ -57,6 +57,7 @@ class Environment:
     gpu: str | None = None
     driver: str | None = None
     cuda: str | None = None
+    pillow: str = ""
 
     @property
     def fingerprint(self) -> str:

@@ -56,6 +56,12 @@ def test_untested_asv_is_a_warning(repository, monkeypatch):
     assert found(repository, "asv").status == "warning"
 
 
+@pytest.mark.parametrize(("version", "status"), [("12.3.0", "failed"), ("13.0.0", "ok"), ("14.1", "ok")])
+def test_a_pillow_that_resizes_differently_is_a_failure(repository, monkeypatch, version, status):
+    monkeypatch.setattr(doctor, "version_of", lambda name: version)
+    assert found(repository, "pillow").status == status
+
+
 def test_interpreter_with_a_new_numpy_is_a_failure(repository, monkeypatch):
     monkeypatch.setattr(doctor, "version_of", lambda name: "2.4.0")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
