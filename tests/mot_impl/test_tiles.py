@@ -1,5 +1,6 @@
 """Which tile, and from where: the user's folder, the tuned files, the heuristic."""
 
+import dataclasses
 import json
 
 import pytest
@@ -174,3 +175,50 @@ def test_an_empty_folder_is_refused(tmp_path):
 def test_a_folder_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(NotADirectoryError, match=r"nowhere is not a folder"):
         TileTable.load(tmp_path / "nowhere")
+
+
+SORTED = Problem("linear", 1026, 4608, 3584, torch.bfloat16, torch.device("cuda"), image_first=True)
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """A machine that looks like an H100 with the right Triton, as far as the choice of a kernel goes."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(tiles.triton, "__version__", "3.6.0")
+
+
+@pytest.mark.usefixtures("hopper")
+def test_the_hopper_kernel_takes_sorted_rows():
+    assert tiles.hopper_can(SORTED)
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_first": False},
+        {"dtype": torch.float32},
+        {"k": 3588},
+        {"n": 4604},
+        {"device": CPU},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_hopper_kernel_takes_nothing_else(change):
+    assert not tiles.hopper_can(dataclasses.replace(SORTED, **change))
+
+
+@pytest.mark.parametrize(("capability", "version"), [((8, 0), "3.6.0"), ((10, 0), "3.6.0"), ((9, 0), "3.7.1")])
+def test_the_hopper_kernel_needs_its_chip_and_its_triton(capability, version, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(tiles.triton, "__version__", version)
+    assert not tiles.hopper_can(SORTED)
+
+
+def test_an_entry_of_the_hopper_kernel_counts_only_where_it_can_run():
+    file = tuned((KEY, 16, tiles.HOPPER_TILE), (KEY, 256, SMALL))
+    assert [file.choose(KEY, 16, hopper).tile for hopper in (True, False)] == [tiles.HOPPER_TILE, SMALL]
+
+
+def test_a_tile_of_another_kernel_says_so():
+    assert str(tiles.HOPPER_TILE) == "hopper 128x256x64 w8 s4"

@@ -97,3 +97,26 @@ def test_more_text_rows_than_rows_are_refused():
 def test_a_mask_of_integers_is_refused():
     with pytest.raises(TypeError, match=r"mask is torch.int64 but must be torch.bool"):
         Route.from_mask(rows(0, 1))
+
+
+def test_image_then_text_names_the_text_rows_first():
+    route = Route.image_then_text(3, 2)
+    assert (route.rows.tolist(), route.n_text, route.image_first) == ([3, 4, 0, 1, 2], 2, True)
+
+
+@given(masks)
+def test_a_mask_knows_whether_image_rows_come_first(mask):
+    route = Route.from_mask(torch.tensor(mask, dtype=torch.bool))
+    assert route.image_first == (mask == sorted(mask, reverse=True))
+
+
+def test_index_lists_promise_no_order():
+    assert not Route.from_rows(rows(2), rows(0, 1)).image_first
+
+
+def test_all_text_counts_as_image_first():
+    assert Route.all_text(3).image_first
+
+
+def test_a_moved_route_keeps_its_order():
+    assert Route.image_then_text(1, 1).to("cpu").image_first
