@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,11 +113,13 @@ def test_a_dtype_without_limits_is_not_measured(approved: Path) -> None:
 
 
 def test_a_bad_golden_is_refused_before_any_picture_is_made(approved: Path) -> None:
-    with Image.open(approved / "expected.png") as picture:
-        picture.save(approved / "expected.png", format="JPEG")
-    with pytest.raises(ValueError, match=r"expected\.png is not a PNG but JPEG"):
-        check(approved, plan())
-    assert not (approved.parents[1] / "out").exists()
+    bad = Path(shutil.copytree(approved, approved.parent / "bad"))
+    with Image.open(bad / "expected.png") as picture:
+        picture.save(bad / "expected.png", format="JPEG")
+    out = approved.parents[1] / "out"
+    with pytest.raises(ValueError, match=r"bad/expected\.png is not a PNG but JPEG"):
+        list(goldens.check([read_case(approved), read_case(bad)], plan(), out))
+    assert not out.exists()
 
 
 def test_an_edit_is_judged_too(edit: Path) -> None:
