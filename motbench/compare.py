@@ -21,8 +21,6 @@ if typing.TYPE_CHECKING:
 
 ROUNDS = 12
 """Rounds of every series without --budget: each side stands four times in every place."""
-PILOT = 4
-"""With --budget: rounds of every series before the noisiest ones get the rest."""
 GIVE_UP = 2
 """Rounds without one whole one, after which a series is left alone: it is broken, and more of it costs others' time."""
 
@@ -78,14 +76,16 @@ def compare(
 
 def asked_for(bench: str, rounds: int, budget: float | None, matters: float | None) -> Request:
     """The options as a value. Raises ValueError for one that makes no sense."""
-    from reports import joint
+    from reports import decide, joint
 
     try:
         re.compile(bench)
     except re.error as error:
         raise ValueError(f"--bench {bench!r} is no regular expression: {error}") from error
-    if not 2 <= rounds <= joint.MOST:
-        raise ValueError(f"--rounds {rounds} must be from 2 to {joint.MOST}; fewer than 6 decide little")
+    if not decide.LEAST <= rounds <= joint.MOST:
+        raise ValueError(
+            f"--rounds {rounds} must be from {decide.LEAST}, before which nothing is decided, to {joint.MOST}"
+        )
     if budget is not None and not 0 < budget < 24 * 60:
         raise ValueError(f"--budget {budget:g} must be minutes, more than 0 and less than a day")
     if matters is not None and not 0 < matters < 1:
@@ -156,7 +156,7 @@ def _announced(walk: Walk, series: Series, number: int) -> float:
 def _next(folder: Path, asked: Asked, request: Request, done: Sequence[int]) -> int | None:
     """Which series gets the next round; None when enough was measured.
 
-    All get the same number first, in turns. With a budget, what is left goes where the noise, as base against base
+    All get the same number first, in turns: with a budget, as few as can decide. What is left of it goes where the noise, as base against base
     shows it, is furthest from letting a change that matters be called.
     """
     from benchmarks.harness.records import Timing, read_lines
@@ -165,7 +165,7 @@ def _next(folder: Path, asked: Asked, request: Request, done: Sequence[int]) -> 
     found = decide.rounds_of(read_lines(folder / "timing.jsonl", Timing)[0])
     whole = {i: found[name] for i, s in enumerate(asked.series) if (name := decide.key(s)) in found}
     alive = [i for i, n in enumerate(done) if n < GIVE_UP or (i in whole and whole[i].seconds)]
-    wanted = request.rounds if request.budget_s is None else PILOT
+    wanted = request.rounds if request.budget_s is None else decide.LEAST
     behind = [i for i in alive if done[i] < wanted]
     if behind:
         return min(behind, key=lambda i: done[i])

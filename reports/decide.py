@@ -36,6 +36,9 @@ MATTERS = {"gpu": 0.005, "cpu": 0.05}
 MATTERS_END_TO_END = {"gpu": 0.01, "cpu": 0.05}
 END_TO_END = "generate."
 
+LEAST = 4
+"""Rounds before anything is decided: two or three can agree by chance, or because a timer has so few digits."""
+
 Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
@@ -193,8 +196,8 @@ def _judge(differences: Sequence[Sequence[float]], smallest: Sequence[float], al
 
 def _decision(rounds: Rounds, change: _Judged | None, control: _Judged | None, smallest: float) -> Decision:
     n = len(rounds.seconds)
-    if change is None or control is None:
-        reason = f"{n} whole {'round' if n == 1 else 'rounds'}: noise is unknown before there are two"
+    if change is None or control is None or n < LEAST:
+        reason = f"{n} whole {'round' if n == 1 else 'rounds'}, and nothing is decided before {LEAST}; run it again"
         return Decision(rounds.series, "inconclusive" if n else "not-measured", reason, smallest, n)
     threshold = math.expm1(min(max(math.log1p(smallest), change.estimate.margin(change.level)), 700.0))
     visible = change.estimate.visible(change.level, smallest, POWER)

@@ -62,9 +62,17 @@ class Rate:
     hits: int
     trials: int
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of the probability; all of it where nothing was tried."""
+        if not self.trials:
+            return 0.0, 1.0
+        found = stats.binomtest(self.hits, self.trials).proportion_ci(0.95)
+        return float(found.low), float(found.high)
+
     def __str__(self) -> str:
-        interval = stats.binomtest(self.hits, self.trials).proportion_ci(0.95)
-        return f"{self.hits / self.trials:.1%} ({interval.low:.1%} to {interval.high:.1%})"
+        low, high = self.interval
+        return f"{self.hits / self.trials:.1%} ({low:.1%} to {high:.1%})" if self.trials else "not tried"
 
 
 @dataclass(frozen=True)

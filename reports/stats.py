@@ -51,13 +51,12 @@ class Estimate:
     def visible(self, level: float, matters: float, power: float) -> float:
         """The smallest slowdown (0.02 is 2 %) that would be called at `level` with probability `power`.
 
-        It must pass the larger of the test's own threshold and `matters`; the error is taken as found.
+        It must pass the test, whose power is the noncentral t's, and its mean must lie beyond `matters`. The error is
+        taken as found.
         """
-        if self.error == 0:
-            return matters
-        threshold = max(quantile(1 - level / 2, self.freedom), math.log1p(matters) / self.error)
-        shift = float(special.nctdtrinc(self.freedom, 1 - power, threshold))
-        return math.expm1(min(shift * self.error, 700.0))
+        passes = float(special.nctdtrinc(self.freedom, 1 - power, quantile(1 - level / 2, self.freedom))) * self.error
+        beyond = math.log1p(matters) + quantile(power, self.freedom) * self.error
+        return math.expm1(min(max(passes, beyond), 700.0))
 
 
 def quantile(probability: float, freedom: float) -> float:
