@@ -1,5 +1,6 @@
 """Stage 1: the autoencoder, on scenes of the world and on wild ones in any colour and place."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,10 +8,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from bagel.autoencoder import Autoencoder
-from bagel.config import BagelConfig
 from training.data import Drawers, Order, Table
 from training.files import append_json, save_tensors
 from training.loop import Run, describe, train
@@ -48,10 +49,9 @@ class AutoencoderStage:
         chosen = torch.randint(len(self.scenes), (half,), generator=generator, device=device)
         rows = torch.cat([self.scenes[chosen], wild.to(device)])
         pixels = to_range(render(rows, self.side, self.side))
-        with mixed(device):
-            mean, logvar = self.model.encoder(pixels).float().chunk(2, dim=1)
-            noise = torch.randn(mean.shape, generator=generator, device=device)
-            decoded = self.model.decoder(mean + torch.exp(0.5 * logvar) * noise).float()
+        mean, logvar = quickly(self.model.encoder, pixels).chunk(2, dim=1)
+        noise = torch.randn(mean.shape, generator=generator, device=device)
+        decoded = quickly(self.model.decoder, mean + torch.exp(0.5 * logvar) * noise)
         return {
             "l1": F.l1_loss(decoded, pixels),
             "edges": EDGES * _edge_error(decoded - pixels),
@@ -67,7 +67,7 @@ def train_autoencoder(run: Run, sizes: Sizes, options: AutoencoderOptions, proce
             Order("scene", sizes.picture, sizes.picture, run.folder), f"ae/{run.seed}", options.scenes
         )()
     torch.manual_seed(run.seed)
-    model = on_device(Autoencoder(config.autoencoder), run.device)
+    model = Autoencoder(config.autoencoder).to(run.device)
     stage = AutoencoderStage(model, table, sizes.picture, options, run)
     describe(run, stage="autoencoder", parameters=sum(p.numel() for p in model.parameters()), batch=options.batch)
     if not train(stage, run):
@@ -99,20 +99,21 @@ def _finish(model: Autoencoder, table: Table, sizes: Sizes, run: Run) -> None:
     print(result)
 
 
-def load_autoencoder(folder: Path, device: torch.device) -> Autoencoder:
-    """A finished autoencoder, frozen. Raises FileNotFoundError if the stage has not come to its end."""
+def load_autoencoder(folder: Path, sizes: Sizes, device: torch.device) -> Autoencoder:
+    """A finished autoencoder, frozen, from ae.safetensors and ae_config.json.
+
+    Raises FileNotFoundError if the stage has not come to its end, ValueError for one of other sizes.
+    """
     path = folder / "ae.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no ae.safetensors; run the stage autoencoder to its end first")
-    model = Autoencoder(BagelConfig.read(folder).autoencoder)
-    model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-    return on_device(model.requires_grad_(False), device)
-
-
-def on_device(model: Autoencoder, device: torch.device) -> Autoencoder:
-    """Moved; on a GPU with channels last, which its convolutions want."""
-    moved = model.to(device)
-    return moved.to(memory_format=torch.channels_last) if device.type == "cuda" else moved  # type: ignore[call-overload]
+    found = json.loads((folder / "ae_config.json").read_text(encoding="utf-8"))
+    model = Autoencoder(sizes.autoencoder(found["scale_factor"], found["shift_factor"]))
+    try:
+        model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the model's sizes ({error}); was it trained with --tiny?") from error
+    return model.requires_grad_(False).to(device)
 
 
 def to_range(pictures: Tensor) -> Tensor:
@@ -120,9 +121,13 @@ def to_range(pictures: Tensor) -> Tensor:
     return (pictures.float() / 255 - 0.5) / 0.5
 
 
-def mixed(device: torch.device) -> torch.autocast:
-    """bfloat16 where it pays: on a GPU."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+def quickly(half: nn.Module, x: Tensor) -> Tensor:
+    """An encoder or decoder, on a GPU in bfloat16, norms too: autocast would widen every norm, and memory decides."""
+    if not x.is_cuda:
+        return half(x)  # type: ignore[no-any-return]
+    weights = {name: p.bfloat16() for name, p in half.named_parameters()}
+    out: Tensor = functional_call(half, weights, x.bfloat16())
+    return out.float()
 
 
 def _edge_error(error: Tensor) -> Tensor:

@@ -92,6 +92,11 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.bfloat16 if x.is_cuda else torch.float32
 
 
+def mixed(device: torch.device) -> torch.autocast:
+    """For what is around the decoder layers, the adapters and the eye: bfloat16 on a GPU."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
 def _markers(trainee: Trainee, b: int) -> Tensor:
     """[B, 2, H]: start and end of an image."""
     return F.embedding(trainee.marker_ids, trainee.embedding).expand(b, 2, -1)

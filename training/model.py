@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bagel.autoencoder import Autoencoder
-from bagel.config import BagelConfig, LanguageConfig
+from bagel.config import AutoencoderConfig, BagelConfig, LanguageConfig
 from bagel.latents import LatentAdapter
 from bagel.layers import MoTLayer
 from bagel.tokenizer import Tokenizer
@@ -46,6 +46,17 @@ class Sizes:
     ae_factors: tuple[int, ...] = (1, 1, 2, 2)
     ae_blocks: int = 1
     ae_channels: int = 8
+
+    def autoencoder(self, scale: float, shift: float) -> AutoencoderConfig:
+        """The autoencoder's part, with the figures that bring its latents to mean 0 and deviation 1."""
+        return AutoencoderConfig(
+            width=self.ae_width,
+            width_factors=self.ae_factors,
+            blocks=self.ae_blocks,
+            latent_channels=self.ae_channels,
+            scale=scale,
+            shift=shift,
+        )
 
 
 TINY = Sizes(

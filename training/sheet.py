@@ -11,9 +11,9 @@ from torch import Tensor
 from bagel.autoencoder import Autoencoder
 from bagel.latents import Grid
 from bagel.tokenizer import Tokenizer
-from training.autoencoder import load_autoencoder, mixed, to_range
+from training.autoencoder import load_autoencoder, to_range
 from training.edits import Edit, draw_edit
-from training.flow import Prompted, Source, sample
+from training.flow import Prompted, Source, mixed, sample
 from training.model import Sizes, Trainee
 from training.render import pack, render
 from training.transformer import averaged, encode, for_eye
@@ -73,7 +73,7 @@ def _padded(words: Tokenizer, texts: list[str], device: torch.device) -> tuple[T
 def write_sheet_of_state(state: Path, autoencoder: Path, sizes: Sizes, device: str, out: Path) -> list[str]:
     """`write_sheet` of the running average in a transformer's state. Raises FileNotFoundError if there is none."""
     place = torch.device(device)
-    frozen = load_autoencoder(autoencoder, place)
+    frozen = load_autoencoder(autoencoder, sizes, place)
     with TemporaryDirectory() as folder:
         trainee, words = averaged(state, autoencoder, sizes, Path(folder))
     return write_sheet(trainee.to(place), frozen, words, sizes.picture, out)

@@ -15,10 +15,10 @@ from bagel.autoencoder import Autoencoder
 from bagel.latents import Grid
 from bagel.tokenizer import Tokenizer
 from training import batched
-from training.autoencoder import load_autoencoder, mixed, to_range
+from training.autoencoder import load_autoencoder, quickly, to_range
 from training.data import Drawers, Order, Table
 from training.files import load_state
-from training.flow import Prompted, Source, flow_loss
+from training.flow import Prompted, Source, flow_loss, mixed
 from training.loop import Run, describe, train
 from training.model import LayerTensors, Sizes, Trainee, export, write_configs
 from training.optim import Optimizer
@@ -156,8 +156,7 @@ class TransformerStage:
 @torch.no_grad()
 def encode(autoencoder: Autoencoder, pictures: Tensor, generator: torch.Generator) -> Tensor:
     """uint8 [B, 3, H, W] -> samples of the posterior as image tokens [B, n, width] float32, as bagel's Bagel.encode."""
-    with mixed(pictures.device):
-        mean, logvar = autoencoder.encoder(to_range(pictures)).float().chunk(2, dim=1)
+    mean, logvar = quickly(autoencoder.encoder, to_range(pictures)).chunk(2, dim=1)
     noise = torch.randn(mean.shape, generator=generator, device=mean.device)
     latents = autoencoder.sample(mean, logvar, noise)
     b, c, h, w = latents.shape
@@ -174,7 +173,7 @@ def for_eye(pictures: Tensor) -> Tensor:
 
 def build(autoencoder: Path, sizes: Sizes, run: Run) -> tuple[Trainee, Autoencoder]:
     """The two models of the stage: a fresh trainee and a finished autoencoder, whose figures the configs get."""
-    frozen = load_autoencoder(autoencoder, run.device)
+    frozen = load_autoencoder(autoencoder, sizes, run.device)
     config = write_configs(run.folder, sizes, frozen.scale, frozen.shift)
     trainee = Trainee(config, sizes, Tokenizer.load(run.folder), run.seed)
     return trainee.to(run.device), frozen
@@ -189,7 +188,7 @@ def averaged(state: Path, autoencoder: Path, sizes: Sizes, folder: Path) -> tupl
     if found is None:
         raise FileNotFoundError(f"{state} holds no complete state-*.safetensors; give the transformer stage's folder")
     tensors, progress = found
-    frozen = load_autoencoder(autoencoder, torch.device("cpu"))
+    frozen = load_autoencoder(autoencoder, sizes, torch.device("cpu"))
     config = write_configs(folder, sizes, frozen.scale, frozen.shift)
     words = Tokenizer.load(folder)
     trainee = Trainee(config, sizes, words, progress["seed"])
@@ -202,7 +201,7 @@ def averaged(state: Path, autoencoder: Path, sizes: Sizes, folder: Path) -> tupl
 def export_checkpoint(state: Path, autoencoder: Path, sizes: Sizes, out: Path) -> None:
     """Write the running average of a stage's state as a BAGEL checkpoint folder."""
     trainee, _ = averaged(state, autoencoder, sizes, out)
-    export(out, sizes, trainee, load_autoencoder(autoencoder, torch.device("cpu")))
+    export(out, sizes, trainee, load_autoencoder(autoencoder, sizes, torch.device("cpu")))
 
 
 def train_transformer(run: Run, autoencoder: Path, sizes: Sizes, options: TransformerOptions, processes: int) -> bool:

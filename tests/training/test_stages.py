@@ -126,6 +126,19 @@ def test_a_transformer_needs_a_finished_autoencoder(tmp_path: Path, capsys) -> N
     assert "no ae.safetensors" in capsys.readouterr().err
 
 
+def test_an_autoencoder_of_other_sizes_is_refused(autoencoder: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    arguments = ["transformer", "--folder", str(tmp_path), "--autoencoder", str(autoencoder), "--device", "cpu"]
+    assert main([*arguments, "--processes", "0"]) == 2
+    assert "does not fit the model's sizes" in capsys.readouterr().err
+
+
+def test_the_autoencoder_is_two_files(autoencoder: Path, tmp_path: Path) -> None:
+    for name in ("ae.safetensors", "ae_config.json"):
+        (tmp_path / name).write_bytes((autoencoder / name).read_bytes())
+    whole, copied = (load_autoencoder(folder, TINY, CPU) for folder in (autoencoder, tmp_path))
+    assert (whole.scale, whole.shift) == (copied.scale, copied.shift) != (1.0, 0.0)
+
+
 def test_the_export_loads_and_draws(transformer: Path, autoencoder: Path, tmp_path: Path) -> None:
     out = tmp_path / "checkpoint"
     arguments = ["export", "--state", str(transformer), "--autoencoder", str(autoencoder), "--out", str(out), "--tiny"]
@@ -163,7 +176,7 @@ def test_images_are_encoded_as_inference_encodes_them(autoencoder: Path) -> None
     from bagel.latents import Grid
     from training.render import render
 
-    model = load_autoencoder(autoencoder, CPU)
+    model = load_autoencoder(autoencoder, TINY, CPU)
     rows = Drawers(0).table(Order("scene", 48, 80, autoencoder), "test", 3)()["scene"]
     pictures = render(rows, 80, 48)
     tokens = encode(model, pictures, torch.Generator().manual_seed(0))
