@@ -70,7 +70,7 @@ def linear(x: Tensor, experts: Experts, route: Route, tiles: TileTable) -> Tenso
 
 def on_hopper(x: Tensor, experts: Experts, route: Route, tile: Tile, gated: bool) -> Tensor:
     """The Hopper kernel. Imported when first wanted: its Gluon is that of one Triton, and only one chip runs it."""
-    from mot_impl.hopper import routed
+    from mot_impl.hopper_launch import routed
 
     return routed(x, experts, route, tile, gated)
 

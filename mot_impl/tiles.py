@@ -84,7 +84,7 @@ HOPPER_ROWS = 256
 """From how many rows the Hopper kernel is chosen; below, its tiles of 128 rows are mostly padding."""
 
 HOPPER_TRITON = "3.6."
-"""The Triton whose Gluon mot_impl/hopper.py is written in."""
+"""The Triton whose Gluon mot_impl/hopper*.py are written in."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,111 @@
+"""The Hopper kernel from the host: what it needs beside its operands is made once and kept."""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from triton.experimental.gluon.language import NVMMASharedLayout
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from mot_impl import schedule
+from mot_impl.hopper import _hopper_kernel
+from mot_impl.tiles import Tile
+from reference_impl.contract import Experts, Route, require
+
+_SWIZZLED = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tables:
+    """A schedule, and on a device the lists that the kernel reads."""
+
+    plan: schedule.Schedule
+    head: Tensor
+    wide: Tensor
+    narrow: Tensor
+
+
+@functools.cache
+def _tables(rows: tuple[int, int], n_tiles: int, k_steps: int, group: int, device: torch.device) -> _Tables:
+    """Made once and kept for good: a captured graph goes on reading them. Raises ValueError in a capture, which cannot
+    copy from the host."""
+    require(
+        not torch.cuda.is_current_stream_capturing(),
+        "the first call for {} text and {} image rows came while a CUDA graph was captured; call once before",
+        *rows,
+    )
+    blocks = torch.cuda.get_device_properties(device).multi_processor_count
+    plan = schedule.make(rows, n_tiles, k_steps, blocks, group)
+    return _Tables(plan, *(torch.tensor(table, dtype=torch.int32, device=device) for table in plan.tables()))
+
+
+_FLAGS: dict[tuple[_Tables, int], Tensor] = {}
+"""The flags by which blocks signal, lowered by those who waited. The launches of one stream share a set in turn."""
+
+
+def _flags(tables: _Tables, device: torch.device) -> Tensor:
+    """[4 a wide part, 2 a narrow part], all down.
+
+    A graph captured on a stream that has called before shares that stream's, so it must not run beside it. Elsewhere a
+    graph has its own, and clears them with every replay.
+    """
+    key = (tables, torch.cuda.current_stream(device).cuda_stream)
+    flags = _FLAGS.get(key)
+    if flags is None:
+        n = 4 * tables.plan.wide_parts + 2 * tables.plan.narrow_parts
+        flags = torch.zeros(max(n, 1), dtype=torch.int32, device=device)
+        if not torch.cuda.is_current_stream_capturing():
+            _FLAGS[key] = flags
+    return flags
+
+
+def _box(tensor: Tensor, rows: int) -> TensorDescriptor:
+    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [rows, 64], _SWIZZLED)
+
+
+def routed(x: Tensor, experts: Experts, route: Route, tile: Tile, gated: bool) -> Tensor:
+    """linear or gated_linear for rows sorted into [image | text], in one launch.
+
+    x [M, K], experts [2, N, K] -> [M, N], or [M, N / 2] if gated; float16 or bfloat16, sums in float32, rounded once.
+    Raises ValueError for rows in another order, or for memory that TMA cannot address: rows of x and of the weights
+    must start at multiples of 16 bytes.
+    """
+    weight, bias = experts.weight, experts.bias
+    (m, k), n = x.shape, weight.shape[1]
+    n_out, n_image = n // 2 if gated else n, route.n_image
+    require(route.image_first, "tile {} needs rows sorted as Route.image_then_text; this route's are not", tile)
+    require(tile.kind == "hopper", "tile {} is of kind {!r}; this kernel takes 'hopper'", tile, tile.kind)
+    require(
+        weight.is_contiguous(), "weight has strides {}; the Hopper kernel needs weight.contiguous()", weight.stride()
+    )
+    for name, tensor, stride in (("x", x, x.stride(0)), ("weight", weight, k), ("the result", x, n_out)):
+        require(
+            stride % 8 == 0 and tensor.data_ptr() % 16 == 0,
+            "rows of {} are {} bytes apart from address {}; the Hopper kernel needs multiples of 16, a copy or padding",
+            name,
+            stride * 2,
+            tensor.data_ptr(),
+        )
+    y = torch.empty(m, n_out, dtype=x.dtype, device=x.device)
+    if m == 0 or n_out == 0:
+        return y
+    with torch.cuda.device_of(x):
+        n_tiles = -(-n_out // (128 if gated else 256))
+        tables = _tables((route.n_text, n_image), n_tiles, -(-k // schedule.BLOCK_K), tile.group_m, x.device)
+        plan, flags = tables.plan, _flags(tables, x.device)
+        # A descriptor of no rows cannot be made; nothing reads the one that stands in for it.
+        x_image, x_text = (x[:n_image] if n_image else x), (x[n_image:] if n_image < m else x)
+        y_image, y_text = (y[:n_image] if n_image else y), (y[n_image:] if n_image < m else y)
+        x_narrow, y_narrow = (x_image, y_image) if plan.narrow_expert == 1 else (x_text, y_text)
+        parts = torch.empty(max(plan.wide_parts, 1) * 128 * 256, dtype=torch.float32, device=x.device)
+        narrow_parts = torch.empty(max(plan.narrow_parts, 1) * 256 * 16, dtype=torch.float32, device=x.device)
+        _hopper_kernel[(plan.blocks,)](
+            _box(x_text, 128), _box(x_image, 128), _box(x_narrow, 16),
+            _box(weight.view(2 * n, k), 128 if gated else 256), _box(y_text, 64), _box(y_image, 64),
+            y_narrow, y if bias is None else bias.contiguous(),
+            tables.head, tables.wide, tables.narrow, plan.wide_rows, plan.narrow_rows,
+            parts, narrow_parts, flags, flags[4 * plan.wide_parts :], n, plan.narrow_expert, x_narrow.shape[0],
+            GATED=gated, HAS_BIAS=bias is not None, STAGES=tile.stages, num_warps=4,
+        )  # fmt: skip
+    return y
