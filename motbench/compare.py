@@ -137,7 +137,7 @@ def measure(root: Path, folder: Path, asked: Asked, request: Request) -> None:
     joint.write(folder, asked)
     done, cost = [0] * len(asked.series), [0.0] * len(asked.series)
     started = time.monotonic()
-    while (chosen := _next(folder, asked, request, done)) is not None:
+    while (chosen := next_series(folder, asked, request, done)) is not None:
         spent = time.monotonic() - started
         if request.budget_s is not None and spent + cost[chosen] > request.budget_s:
             print(f"  the budget of {request.budget_s / 60:g} min is spent", flush=True)
@@ -153,11 +153,11 @@ def _announced(walk: Walk, series: Series, number: int) -> float:
     return seconds
 
 
-def _next(folder: Path, asked: Asked, request: Request, done: Sequence[int]) -> int | None:
+def next_series(folder: Path, asked: Asked, request: Request, done: Sequence[int]) -> int | None:
     """Which series gets the next round; None when enough was measured.
 
-    All get the same number first, in turns: with a budget, as few as can decide. What is left of it goes where the noise, as base against base
-    shows it, is furthest from letting a change that matters be called.
+    All get the same number first, in turns: with a budget, as few as can decide. What is left of it goes where the
+    noise, as base against base shows it, is furthest from letting a change that matters be called.
     """
     from benchmarks.harness.records import Timing, read_lines
     from reports import decide, joint

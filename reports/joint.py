@@ -96,7 +96,7 @@ def judge(folder: Path, entries: Sequence[Accepted], today: date, with_image: bo
     asked = read_json(folder / ASKED, Asked)
     image = image_of(folder) if with_image else None
     if image is not None and image.status not in ("pass", "improved"):
-        return Joint(asked, image.status, f"{image.sentence}; speed is void.", image, [])
+        return Joint(asked, image.status, _sentence(image.sentence, "speed is void"), image, [])
     timing, damage = _lines(folder, asked)
     failures, broken = read_lines(folder / "failures.jsonl", Failure)
     damage += [f"failures.jsonl has {broken} unreadable lines"] if broken else []
@@ -104,9 +104,8 @@ def judge(folder: Path, entries: Sequence[Accepted], today: date, with_image: bo
     decisions = accepted.apply(decisions, entries, today)
     decisions.sort(key=lambda one: (bool(one.accepted), -SEVERITY.index(one.status), -_moved(one)))
     status = worst_of(decisions)
-    first = f"{image.sentence}; " if image else ""
-    sentence = f"{first}{speed_sentence(decisions)}."
-    return Joint(asked, status, sentence[0].upper() + sentence[1:], image, decisions, skipped, damage)
+    sentence = _sentence(image.sentence if image else "", speed_sentence(decisions))
+    return Joint(asked, status, sentence, image, decisions, skipped, damage)
 
 
 def write(folder: Path, asked: Asked) -> None:
@@ -153,6 +152,11 @@ def speed_sentence(decisions: Sequence[Decision]) -> str:
     kept = len(decisions) - len(counted)
     said += [f"{kept} accepted"] if kept else []
     return "; ".join(said) if said else f"none of {len(decisions)} series is slower"
+
+
+def _sentence(*clauses: str) -> str:
+    told = "; ".join(clause for clause in clauses if clause)
+    return f"{told[0].upper()}{told[1:]}."
 
 
 def _lines(folder: Path, asked: Asked) -> tuple[list[Timing], list[str]]:
