@@ -42,7 +42,13 @@ def joined(mode: str, device: torch.device) -> Iterator[tuple[Parallel, torch.de
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
-    yield parallel, device
-    # Not after an error: the others would be waited for, while the end of this process tells them at once.
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=WAIT)
+    try:
+        yield parallel, device
+    except BaseException:
+        # gloo, if left open, may abort the process at its end. NCCL would wait for the others, and is left open.
+        if backend == "gloo":
+            dist.destroy_process_group()
+        raise
     dist.destroy_process_group()

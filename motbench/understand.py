@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from contextlib import nullcontext
 from pathlib import Path
 
 import typer
@@ -19,15 +20,24 @@ def understand(
     impl: typing.Annotated[str, Opt(help="reference, fused or package.module:OPS")] = "reference",
     device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
     dtype: typing.Annotated[str, Opt(help="float32, bfloat16 or float16")] = "float32",
+    parallel: typing.Annotated[str, Opt(help="what torchrun's ranks divide: tensor or sequence")] = "tensor",
 ) -> None:
-    """Print the answer; the best token is taken each time, so it is the same every time."""
+    """Print the answer; the best token is taken each time, so it is the same every time.
+
+    Under torchrun the ranks answer together, and rank 0 prints.
+    """
     from bagel.pipeline import BagelPipeline, TextRequest
+    from bagel.probe import QUIET
     from motbench.generate import open_image
     from motbench.implementation import resolve
     from motbench.progress import watched
+    from motbench.ranks import joined
 
     ops, place, precision = resolve(impl, device, dtype)
     request = TextRequest(prompt, None if image is None else open_image(image), max_tokens)
-    with watched("understand", {"decode": max_tokens}) as probe:
-        answer = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision).understand(request, probe)
-    print(" ".join(map(str, answer.ids)) if ids else answer.text)
+    with joined(parallel, place) as (ranks, place):
+        shown = watched("understand", {"decode": max_tokens}) if ranks.rank == 0 else nullcontext(QUIET)
+        with shown as probe:
+            answer = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision, ranks).understand(request, probe)
+    if ranks.rank == 0:
+        print(" ".join(map(str, answer.ids)) if ids else answer.text)

@@ -40,18 +40,25 @@ class _MoTLinear(nn.Module):
 
 
 class MoTQKVParallelLinear(_MoTLinear):
-    """q, k and v in one layer, cut by heads. `qk_norm` divides this rank's row: what `ops.qk_norm_rotary` needs.
+    """q, k and v in one layer, cut by heads.
 
-    qkv [2, (H + 2G) * d, K] as `norm` divides it. With more ranks than key/value heads, ranks share a head and each
-    holds it. Raises ValueError if the query heads do not divide among the ranks.
+    qkv [2, (H + 2G) * d, K] as `norm` divides it, whose gains it keeps. With more ranks than key/value heads, ranks
+    share a head and each holds it. Raises ValueError if the query heads do not divide among the ranks.
     """
 
     def __init__(
         self, ops: MoTOps, qkv: Experts, norm: QKNorm, parallel: Parallel = ALONE, skip_bias_add: bool = False
     ) -> None:
-        part, self_norm = cut_heads(qkv, norm, parallel)
+        part, own = cut_heads(qkv, norm, parallel)
         super().__init__(ops, part, parallel, skip_bias_add)
-        self.qk_norm = self_norm
+        self.q_gain = nn.Parameter(own.q_gain, requires_grad=False)
+        self.k_gain = nn.Parameter(own.k_gain, requires_grad=False)
+        self.n_heads, self.n_kv_heads, self.eps = own.n_heads, own.n_kv_heads, own.eps
+
+    @property
+    def qk_norm(self) -> QKNorm:
+        """The norm of q and k, and how this rank's row divides into heads: what `ops.qk_norm_rotary` needs."""
+        return QKNorm(self.q_gain, self.k_gain, self.n_heads, self.n_kv_heads, self.eps)
 
 
 class MoTMergedColumnParallelLinear(_MoTLinear):

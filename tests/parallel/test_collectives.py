@@ -36,5 +36,5 @@ def test_a_rank_that_does_not_come_is_waited_for_no_longer_than_the_timeout(
     start = time.monotonic()
     waiting, _ = start_ranks("late", 2, tmp_path)
     assert time.monotonic() - start < 60
-    assert waiting.code != 0  # gloo, which still holds the connection, may abort the process at its end
+    assert waiting.code == 2
     assert "motbench: rank 0 of 2 waited in vain for another" in waiting.stderr

@@ -83,4 +83,6 @@ def test_parameters_are_this_ranks_part_and_can_be_saved() -> None:
     norm = QKNorm(draw(2, 4), draw(2, 4), 4, 2, 1e-6)
     qkv = Experts(draw(2, 32, 16), draw(2, 32))
     layer = layers.MoTQKVParallelLinear(reference_impl.OPS, qkv, norm, Parallel(1, 4))
-    assert {name: tuple(t.shape) for name, t in layer.state_dict().items()} == {"weight": (2, 12, 16), "bias": (2, 12)}
+    shapes = {name: tuple(tensor.shape) for name, tensor in layer.state_dict().items()}
+    assert shapes == {"weight": (2, 12, 16), "bias": (2, 12), "q_gain": (2, 4), "k_gain": (2, 4)}
+    assert layer.double().qk_norm.k_gain.dtype == torch.float64

@@ -1,4 +1,4 @@
-"""`torchrun -m motbench generate` as a user types it."""
+"""`torchrun -m motbench ...` as a user types it."""
 
 import json
 import subprocess
@@ -16,9 +16,9 @@ DATA = Path(__file__).parents[1] / "data" / "bagel_oracle"
 ROOT = Path(__file__).parents[2]
 
 
-def torchrun(ranks: int, *args: object) -> subprocess.CompletedProcess[str]:
+def torchrun(ranks: int, name: str, *args: object) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command = [*launcher, "-m", "motbench", "generate", "--checkpoint", str(DATA / "checkpoint"), *map(str, args)]
+    command = [*launcher, "-m", "motbench", name, "--checkpoint", str(DATA / "checkpoint"), *map(str, args)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -31,7 +31,7 @@ def test_ranks_make_the_stored_picture_and_one_writes_it(mode: str, tmp_path: Pa
     size = ("--height", 64, "--width", 64, "--steps", 8)
     out = tmp_path / "out" / "cat.png"
     files = ("--init-noise", tmp_path / "noise.safetensors", "--trace", tmp_path / "out" / "trace.safetensors")
-    done = torchrun(2, "--prompt", prompt, *size, *files, "--out", out, "--parallel", mode)
+    done = torchrun(2, "generate", "--prompt", prompt, *size, *files, "--out", out, "--parallel", mode)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote") == 1
     assert f"2 ranks of cpu, {mode} parallel" in done.stdout
@@ -42,8 +42,16 @@ def test_ranks_make_the_stored_picture_and_one_writes_it(mode: str, tmp_path: Pa
     assert np.abs(ours - theirs).max() <= 1
 
 
+def test_ranks_write_the_stored_answer_and_one_prints_it() -> None:
+    facts = json.loads((DATA / "cases" / "und_text" / "case.json").read_text())
+    done = torchrun(
+        2, "understand", "--prompt", facts["prompt"], "--max-tokens", facts["params"]["max_length"], "--ids"
+    )
+    assert [int(word) for word in done.stdout.split()] == facts["generated_ids"], done.stderr
+
+
 def test_ranks_that_do_not_divide_the_model_are_refused(tmp_path: Path) -> None:
-    done = torchrun(3, "--prompt", "x", "--height", 64, "--width", 64, "--out", tmp_path / "o.png")
+    done = torchrun(3, "generate", "--prompt", "x", "--height", 64, "--width", 64, "--out", tmp_path / "o.png")
     assert done.returncode != 0
     assert "motbench: 4 attention heads and intermediate_size 160 do not divide among 3 ranks" in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -110,28 +110,32 @@ def gone(rank: int, folder: Path) -> None:
 
 def late(rank: int, folder: Path) -> None:
     """Rank 1 lives, and does not come within the group's timeout."""
+    dist.barrier()
+    group = dist.new_group(timeout=timedelta(seconds=3))
     if rank == 1:
         until = time.monotonic() + 60
         while not (folder / "rank 0 gave up").exists() and time.monotonic() < until:
             time.sleep(0.1)
         return
     try:
-        Parallel(rank, 2).sum(torch.ones(3))
+        Parallel(rank, 2, group=group).sum(torch.ones(3))
     finally:
         (folder / "rank 0 gave up").touch()
 
 
-JOBS = {"everything": (everything, 120), "gone": (gone, 120), "late": (late, 2)}
+JOBS = {"everything": everything, "gone": gone, "late": late}
+TIMEOUT = timedelta(seconds=120)
 
 
 def main() -> None:
     name, rank, size, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-    job, timeout_s = JOBS[name]
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s))
-    job(rank, folder)
-    dist.destroy_process_group()
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    try:
+        JOBS[name](rank, folder)
+    finally:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
