@@ -3,6 +3,7 @@
 Module and parameter names are the checkpoint's.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -83,7 +84,10 @@ class VisionTransformer(nn.Module):
         self.embeddings = nn.ModuleDict(
             {
                 "patch_embedding": nn.Linear(config.channels * config.patch**2, config.hidden),
-                "position_embedding": nn.Embedding(table_rows, config.hidden),
+                # A given weight: drawing a random one, even on the meta device, makes PyTorch load its compiler (2 s).
+                "position_embedding": nn.Embedding(
+                    table_rows, config.hidden, _weight=torch.empty(table_rows, config.hidden)
+                ),
             }
         )
         self.encoder = Encoder(config)
