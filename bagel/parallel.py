@@ -27,14 +27,14 @@ def check_ranks(config: LanguageConfig, parallel: Parallel) -> None:
 
 @dataclass(frozen=True)
 class Share:
-    """The rows of a block that one rank computes in sequence parallel: all text rows, then its part of the image rows.
+    """The rows of a block that one rank computes in sequence parallel: its part of the image rows, then all text rows.
 
     whole          route of the block
     rows           [m] int64, which of its rows
     route, rotary  of those rows, in that order
     parallel       the ranks that compute the others
 
-    Example: `is_image = [0 1 1 1 1 0]` and 2 ranks -> `rows = [0 5 1 2]` on rank 0 and `[0 5 3 4]` on rank 1.
+    Example: `is_image = [0 1 1 1 1 0]` and 2 ranks -> `rows = [1 2 0 5]` on rank 0 and `[3 4 0 5]` on rank 1.
     """
 
     whole: Route
@@ -48,8 +48,8 @@ class Share:
         """This rank's share; None if it computes the whole block, as in tensor parallel or without image rows."""
         if parallel.row_parts == 1 or route.n_image == 0:
             return None
-        rows = torch.cat([route.text_rows, route.image_rows[parallel.rows(route.n_image)]])
-        own = Route(torch.arange(len(rows), device=rows.device), route.n_text)
+        rows = torch.cat([route.image_rows[parallel.rows(route.n_image)], route.text_rows])
+        own = Route.image_then_text(len(rows) - route.n_text, route.n_text, rows.device)
         return cls(route, rows, own, Rotary(rotary.cos[rows], rotary.sin[rows]), parallel)
 
     def take(self, x: Tensor) -> Tensor:
@@ -58,8 +58,8 @@ class Share:
 
     def join(self, x: Tensor) -> Tensor:
         """All rows [M, ...], of which x is this rank's; text rows are its own."""
-        n = self.whole.n_text
+        image, text = x[: self.route.n_image], x[self.route.n_image :]
         joined = x.new_empty(self.whole.n_rows, *x.shape[1:])
-        joined[self.whole.text_rows] = x[:n]
-        joined[self.whole.image_rows] = self.parallel.gather(x[n:], self.whole.n_image)
+        joined[self.whole.image_rows] = self.parallel.gather(image, self.whole.n_image)
+        joined[self.whole.text_rows] = text
         return joined

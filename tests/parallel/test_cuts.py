@@ -106,9 +106,9 @@ def test_a_share_is_all_text_rows_and_a_part_of_the_image_rows() -> None:
     route, table = Route.from_mask(torch.tensor([0, 1, 1, 1, 1, 0]).bool()), Rotary.at(torch.arange(6), 4, 100.0)
     share = Share.of(route, table, Parallel(1, 2, "sequence"))
     assert share is not None
-    assert share.rows.tolist() == [0, 5, 3, 4]
-    assert (share.route.rows.tolist(), share.route.n_text) == ([0, 1, 2, 3], 2)
-    assert torch.equal(share.rotary.cos, table.cos[[0, 5, 3, 4]])
+    assert share.rows.tolist() == [3, 4, 0, 5]
+    assert (share.route.image_rows.tolist(), share.route.text_rows.tolist()) == ([0, 1], [2, 3])
+    assert torch.equal(share.rotary.cos, table.cos[[3, 4, 0, 5]])
 
 
 @pytest.mark.parametrize(
