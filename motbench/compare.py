@@ -162,7 +162,7 @@ def next_series(folder: Path, asked: Asked, request: Request, done: Sequence[int
     from benchmarks.harness.records import Timing, read_lines
     from reports import decide, joint
 
-    found = decide.rounds_of(read_lines(folder / "timing.jsonl", Timing)[0])
+    found = decide.rounds_of(read_lines(folder / "timing.jsonl", Timing)[0], asked.environment.profile)
     whole = {i: found[name] for i, s in enumerate(asked.series) if (name := decide.key(s)) in found}
     alive = [i for i, n in enumerate(done) if n < GIVE_UP or (i in whole and whole[i].seconds)]
     wanted = request.rounds if request.budget_s is None else decide.LEAST

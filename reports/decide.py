@@ -1,6 +1,6 @@
 """Did HEAD get slower than BASE? Decided per series and for the run; docs/measuring.md ("Deciding") explains the rule.
 
-The process is the unit: each gives the median of its samples. A round is a pair: base, again (the base once more) and
+The process is the unit: each gives one number (stats.figure). A round is a pair: base, again (the base once more) and
 head, measured one after the other. Per round and series there are two numbers:
 
     change   log(head) - mean(log(base), log(again))     what head costs
@@ -111,7 +111,7 @@ def key(series: Series) -> Key:
     return series.benchmark, tuple(sorted(series.params.items()))
 
 
-def rounds_of(lines: Iterable[Timing]) -> dict[Key, Rounds]:
+def rounds_of(lines: Iterable[Timing], profile: str) -> dict[Key, Rounds]:
     """Join the processes of each series into whole rounds. Of a process that was repeated, the last one counts."""
     found: dict[Key, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     series: dict[Key, Series] = {}
@@ -119,7 +119,7 @@ def rounds_of(lines: Iterable[Timing]) -> dict[Key, Rounds]:
         if line.side and line.samples and all(0 < sample < math.inf for sample in line.samples):
             name = key(one := Series(line.benchmark, line.params))
             series[name] = one
-            found[name][line.round][line.side] = statistics.median(line.samples)
+            found[name][line.round][line.side] = stats.figure(line.samples, profile)
     joined = {}
     for name, by_round in found.items():
         whole = [sides for _, sides in sorted(by_round.items()) if len(sides) == 3]

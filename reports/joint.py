@@ -178,7 +178,7 @@ def _lines(folder: Path, asked: Asked) -> tuple[list[Timing], list[str]]:
 def _decisions(
     asked: Asked, timing: Sequence[Timing], failures: Sequence[Failure]
 ) -> tuple[list[Decision], list[Series]]:
-    rounds = decide.rounds_of(timing)
+    rounds = decide.rounds_of(timing, asked.environment.profile)
     failed: dict[Key, list[Failure]] = defaultdict(list)
     for failure in failures:
         failed[decide.key(Series(failure.benchmark, failure.params))].append(failure)

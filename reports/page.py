@@ -153,7 +153,8 @@ def parity_plot(records: list[Parity], shelf: Shelf) -> str:
 
 def time_tables(night: Night, verdict: Verdict, shelf: Shelf) -> list[TimeTable]:
     """One table per subject, a row per shape, a column per implementation, for every benchmark that gave a time."""
-    found = measured(of_this_run(night.timing, night.run)) if night.run else {}
+    run = night.run
+    found = measured(of_this_run(night.timing, run), run.provenance.environment.profile) if run else {}
     profile = night.profile or Profile([], [])
     outside = {key(s.benchmark, s.params): s.reason for s in profile.outside}
     compared = {key(c.benchmark, c.params): c for c in verdict.comparisons}
@@ -191,7 +192,7 @@ def _ordered(impls: set[str]) -> list[str]:
 
 def _time_table(subject: str, rows: list[tuple[str, list[TimeCell]]], shelf: Shelf) -> TimeTable:
     points = [
-        TimePoint(label, cell.impl or "time", min(cell.one.medians), cell.one.median, max(cell.one.medians))
+        TimePoint(label, cell.impl or "time", min(cell.one.figures), cell.one.median, max(cell.one.figures))
         for label, cells in rows
         for cell in cells
         if cell.one

@@ -8,10 +8,9 @@ slowdown is head's samples multiplied: it tests the decision, not the clock. Bes
 
 from __future__ import annotations
 
-import statistics
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from scipy import stats
 from benchmarks.harness.records import Series, Status, Timing, read_json, read_lines
 from reports import decide, joint
 from reports.decide import Rounds
+from reports.stats import figure
 
 SLOWDOWNS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.10, 0.20)
 TRIALS_NONE = 2000
@@ -44,13 +44,14 @@ class Noise:
     series: list[Series]
     rounds: list[list[Triplet]]
     smallest: list[float]
+    profile: str
 
     @property
     def spread(self) -> list[float]:
         """Per series, the relative standard deviation of a process within its round."""
         found = []
         for triplets in self.rounds:
-            logs = np.log([[statistics.median(process) for process in triplet] for triplet in triplets])
+            logs = np.log([[figure(process, self.profile) for process in triplet] for triplet in triplets])
             found.append(float(np.sqrt(logs.var(axis=1, ddof=1).mean())))
         return found
 
@@ -104,7 +105,13 @@ def recorded(folder: Path) -> Noise:
     if 3 * len(whole) < 30:
         raise ValueError(f"{folder} has {3 * len(whole)} processes per series in whole rounds; at least 30 are needed")
     rounds = [[_triplet(found[name][number]) for number in whole] for name in names]
-    return Noise(f"recorded, {3 * len(whole)} processes per series", asked.series, rounds, asked.smallest)
+    return Noise(
+        f"recorded, {3 * len(whole)} processes per series",
+        asked.series,
+        rounds,
+        asked.smallest,
+        asked.environment.profile,
+    )
 
 
 def synthetic(name: str, rng: np.random.Generator, between: float, smallest: float) -> Noise:
@@ -122,7 +129,7 @@ def synthetic(name: str, rng: np.random.Generator, between: float, smallest: flo
     inside = between / 3 * rng.standard_normal((*shape, SYNTHETIC_SAMPLES))
     samples = np.exp(level[..., None] + inside)
     series = [Series("synthetic", {"number": str(i)}) for i in range(SYNTHETIC_SERIES)]
-    return Noise(f"{name}, {between:.1%} between processes", series, samples.tolist(), [smallest] * len(series))
+    return Noise(f"{name}, {between:.1%} between processes", series, samples.tolist(), [smallest] * len(series), "gpu")
 
 
 def outcome(
@@ -157,7 +164,7 @@ def report(records: Path | None, rounds: int, smallest: float | None) -> str:
     if records is not None:
         noise = recorded(records)
         least = [smallest] * len(noise.series) if smallest else noise.smallest
-        noises = [Noise(noise.name, noise.series, noise.rounds, least)]
+        noises = [replace(noise, smallest=least)]
     else:
         kinds = ("gaussian", "drift", "bimodal", "tails")
         noises = [synthetic(kind, rng, 0.003, smallest or decide.MATTERS["gpu"]) for kind in kinds]
@@ -203,13 +210,16 @@ def _draw(noise: Noise, n: int, rng: np.random.Generator) -> list[list[Triplet]]
     return run
 
 
-def _medians(triplet: Triplet) -> tuple[float, float, float]:
+def _figures(triplet: Triplet, profile: str) -> tuple[float, float, float]:
     base, head, again = triplet
-    return statistics.median(base), statistics.median(head), statistics.median(again)
+    return figure(base, profile), figure(head, profile), figure(again, profile)
 
 
 def _decided(noise: Noise, run: Sequence[Sequence[Triplet]]) -> list[Status]:
-    whole = [Rounds(one, [_medians(t) for t in triplets]) for one, triplets in zip(noise.series, run, strict=True)]
+    whole = [
+        Rounds(one, [_figures(triplet, noise.profile) for triplet in triplets])
+        for one, triplets in zip(noise.series, run, strict=True)
+    ]
     said: list[Status] = [one.status for one in decide.decide(whole, noise.smallest)]
     return ["pass" if status == "inconclusive" else status for status in said]
 

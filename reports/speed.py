@@ -44,7 +44,7 @@ def judge(night: Night, results: Path, numerics_failed: bool, passed: Callable[[
     if night.run is None or numerics_failed:
         return Speed([Item("time", "not-measured", "every series", "not judged: numerics failed")])
     numbers, damage = fresh_numbers(results, night.run)
-    now = measured(of_this_run(night.timing, night.run))
+    now = measured(of_this_run(night.timing, night.run), night.run.provenance.environment.profile)
     items = of_damage(night, "time") + _foreign(night, night.run)
     items += [Item("time", "not-measured", "asv results", text, str(results / "asv")) for text in damage]
     items += _missing(night, night.run, set(now), numbers)
@@ -121,7 +121,7 @@ def _listed(group: list[Series], most: int = 4) -> str:
 
 
 def _against(run: Run, base: Night, base_run: Run, now: dict[Key, Measured]) -> tuple[list[Comparison], list[Item]]:
-    then = measured(of_this_run(base.timing, base_run))
+    then = measured(of_this_run(base.timing, base_run), base_run.provenance.environment.profile)
     old, new = base_run.provenance.commit, run.provenance.commit
     comparisons = compare(now, then, run.provenance.environment.profile, old == new)
     items = _moved(comparisons, old, new)

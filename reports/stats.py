@@ -8,6 +8,7 @@ self-test asks a hundred thousand times (tests/deciding compares them with scipy
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,6 +58,16 @@ class Estimate:
         passes = float(special.nctdtrinc(self.freedom, 1 - power, quantile(1 - level / 2, self.freedom))) * self.error
         beyond = math.log1p(matters) + quantile(power, self.freedom) * self.error
         return math.expm1(min(max(passes, beyond), 700.0))
+
+
+def figure(samples: Sequence[float], profile: str) -> float:
+    """The one number of a process, in seconds: on a GPU the median of its samples, on a CPU the smallest.
+
+    What disturbs a CPU (another program, an interrupt) only ever adds time, and can add it to most samples of a
+    process; docs/measuring.md has the spread of both, measured. Events on a GPU see the device alone, and a clock that
+    wanders goes both ways.
+    """
+    return min(samples) if profile == "cpu" else statistics.median(samples)
 
 
 def quantile(probability: float, freedom: float) -> float:

@@ -2,10 +2,10 @@
 
 The baseline is another night, so no round pairs the two sides, and nights differ by more than the processes of one
 night: hence a floor far above what `motbench gate` can see. Beyond it the statistics are those of the gate
-(reports/stats.py), for unpaired processes: Student's t on the logarithms of process medians, at Holm's level for the
-suite, with the same rate of false alarms.
+(reports/stats.py), for unpaired processes: Student's t on the logarithms of the processes' figures, at Holm's level
+for the suite, with the same rate of false alarms.
 
-    shift      tonight / baseline - 1: the ratio of the geometric means of process medians
+    shift      tonight / baseline - 1: the ratio of the geometric means of the processes' figures
     threshold  the larger of FLOOR and what Student's t asks of this series' noise
     shared     the median shift of the reference implementation's series: the machine, not the kernel
 
@@ -39,29 +39,29 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 
 @dataclass(frozen=True)
 class Measured:
-    """One series of one run. medians: one per process, seconds. peak_memory_bytes: the largest of any process."""
+    """One series of one run. figures: one per process, seconds. peak_memory_bytes: the largest of any process."""
 
     benchmark: str
     params: dict[str, str]
-    medians: list[float]
+    figures: list[float]
     n_samples: int
     tile: str
     peak_memory_bytes: int | None
 
     @property
     def median(self) -> float:
-        """Seconds: the median of the processes' medians."""
-        return statistics.median(self.medians)
+        """Seconds: the median of the processes' figures."""
+        return statistics.median(self.figures)
 
     @property
     def spread(self) -> float:
-        """Relative standard deviation of the processes' medians; 0 for a single process, which says nothing."""
-        return statistics.stdev(self.medians) / self.median if len(self.medians) > 1 else 0.0
+        """Relative standard deviation of the processes' figures; 0 for a single process, which says nothing."""
+        return statistics.stdev(self.figures) / self.median if len(self.figures) > 1 else 0.0
 
     @property
     def typical(self) -> float:
-        """Seconds: the geometric mean of the processes' medians."""
-        return statistics.geometric_mean(self.medians)
+        """Seconds: the geometric mean of the processes' figures."""
+        return statistics.geometric_mean(self.figures)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def without_implementation(params: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in params.items() if name != "impl"}
 
 
-def measured(records: Iterable[Timing]) -> dict[Key, Measured]:
+def measured(records: Iterable[Timing], profile: str) -> dict[Key, Measured]:
     """Join the processes of each series. A record without a positive sample is no measurement."""
     groups: dict[Key, list[Timing]] = defaultdict(list)
     for record in records:
@@ -105,7 +105,7 @@ def measured(records: Iterable[Timing]) -> dict[Key, Measured]:
         name: Measured(
             group[0].benchmark,
             group[0].params,
-            [statistics.median(record.samples) for record in group],
+            [stats.figure(record.samples, profile) for record in group],
             sum(len(record.samples) for record in group),
             group[0].tile,
             max((r.peak_memory_bytes for r in group if r.peak_memory_bytes is not None), default=None),
@@ -119,7 +119,7 @@ def compare(now: dict[Key, Measured], base: dict[Key, Measured], profile: str, s
     common = [name for name in now if name in base]
     shifts = [_shift(now[n], base[n]) for n in common if implementation(now[n].params) == "reference"]
     shared = statistics.median(shifts) if len(shifts) >= MIN_SHARED else 0.0
-    estimates = [stats.unpaired(now[name].medians, base[name].medians) for name in common]
+    estimates = [stats.unpaired(now[name].figures, base[name].figures) for name in common]
     # A lone process has no error: it is never significant, but counts as a hypothesis.
     levels = stats.holm([1.0 if one is None else one.p for one in estimates], FALSE_ALARMS)
     machine = _Machine(shared, FLOOR[profile], same_commit)
@@ -150,7 +150,7 @@ def _noise(estimate: Estimate | None, level: float) -> float:
 
 def _compare(now: Measured, base: Measured, machine: _Machine, noise: float) -> Comparison:
     shift, threshold = _shift(now, base), max(machine.floor, noise)
-    processes = [len(now.medians), len(base.medians)]
+    processes = [len(now.figures), len(base.figures)]
     status, reason = _judge(shift, threshold, machine, min(processes))
     samples = [now.n_samples, base.n_samples]
     return Comparison(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from xml.etree import ElementTree
 
 from benchmarks.harness.records import EXIT_CODES, Status
@@ -114,9 +115,16 @@ def _interval(effect: Effect) -> str:
 
 
 def _notes(joint: Joint) -> list[str]:
-    notes = [f"{one.series.label}: {one.reason}" for one in joint.decisions if one.change is None]
-    notes += [f"{one.series.label}: {one.accepted}" for one in joint.decisions if one.accepted]
-    notes += [f"{series.label}: {series.reason}" for series in joint.skipped]
+    said: dict[str, list[str]] = defaultdict(list)
+    for one in joint.decisions:
+        if one.change is None or one.accepted:
+            said[one.accepted or one.reason].append(one.series.label)
+    for series in joint.skipped:
+        said[series.reason].append(series.label)
+    notes = [
+        f"{labels[0]}{f' and {len(labels) - 1} more' if len(labels) > 1 else ''}: {reason}"
+        for reason, labels in said.items()
+    ]
     notes += joint.damage
     return ["", *notes] if notes else []
 

@@ -76,12 +76,13 @@ def timing(side: str, number: int, samples: list[float]) -> Timing:
 
 
 def joined(*lines: Timing) -> list[tuple[float, float, float]]:
-    return decide.rounds_of(lines)["b", (("x", "1"),)].seconds
+    return decide.rounds_of(lines, "gpu")["b", (("x", "1"),)].seconds
 
 
-def test_a_process_is_the_median_of_its_samples() -> None:
+@pytest.mark.parametrize(("profile", "figure"), [("gpu", 2.0), ("cpu", 1.0)])
+def test_a_process_is_the_median_on_a_gpu_and_the_smallest_sample_on_a_cpu(profile: str, figure: float) -> None:
     lines = [timing(side, 0, [1.0, 2.0, 9.0]) for side in ("base", "head", "again")]
-    assert joined(*lines) == [(2.0, 2.0, 2.0)]
+    assert decide.rounds_of(lines, profile)["b", (("x", "1"),)].seconds == [(figure, figure, figure)]
 
 
 def test_of_a_repeated_process_the_last_counts() -> None:
@@ -90,17 +91,17 @@ def test_of_a_repeated_process_the_last_counts() -> None:
 
 
 def test_a_round_that_misses_a_side_is_counted_and_left_out() -> None:
-    found = decide.rounds_of([timing("base", 0, [1.0]), timing("head", 0, [1.0])])["b", (("x", "1"),)]
+    found = decide.rounds_of([timing("base", 0, [1.0]), timing("head", 0, [1.0])], "gpu")["b", (("x", "1"),)]
     assert (found.seconds, found.dropped) == ([], 1)
 
 
 @pytest.mark.parametrize("samples", [[], [0.0], [-1.0], [math.nan], [math.inf]], ids=str)
 def test_what_is_no_time_is_no_measurement(samples: list[float]) -> None:
-    assert decide.rounds_of([timing("base", 0, samples)]) == {}
+    assert decide.rounds_of([timing("base", 0, samples)], "gpu") == {}
 
 
 def test_a_process_outside_a_comparison_is_no_side() -> None:
-    assert decide.rounds_of([timing("", 0, [1.0])]) == {}
+    assert decide.rounds_of([timing("", 0, [1.0])], "gpu") == {}
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "drift", "bimodal", "tails"])

@@ -27,13 +27,15 @@ def records(medians: list[float], impl: str = "fused", shape: str = "small") -> 
 
 
 def status(now: list[float], base: list[float], profile: str = "gpu") -> str:
-    (found,) = timing.compare(timing.measured(records(now)), timing.measured(records(base)), profile, False)
+    (found,) = timing.compare(
+        timing.measured(records(now), "gpu"), timing.measured(records(base), "gpu"), profile, False
+    )
     return found.status
 
 
 def test_the_process_is_the_unit() -> None:
-    (one,) = timing.measured(records([1.0, 2.0, 9.0])).values()
-    assert (one.median, one.n_samples, one.medians) == (2.0, 9, [1.0, 2.0, 9.0])
+    (one,) = timing.measured(records([1.0, 2.0, 9.0]), "gpu").values()
+    assert (one.median, one.n_samples, one.figures) == (2.0, 9, [1.0, 2.0, 9.0])
 
 
 @pytest.mark.parametrize(
@@ -64,16 +66,16 @@ def reference(factor: float) -> list[Timing]:
 
 
 def test_a_kernel_slower_than_the_machine_alone_explains_is_regressed() -> None:
-    now = timing.measured([*reference(1.08), *records([1.3] * 3)])
-    found = timing.compare(now, timing.measured([*reference(1.0), *records([1.0] * 3)]), "gpu", False)
+    now = timing.measured([*reference(1.08), *records([1.3] * 3)], "gpu")
+    found = timing.compare(now, timing.measured([*reference(1.0), *records([1.0] * 3)], "gpu"), "gpu", False)
     assert {c.params["impl"]: c.status for c in found} == {"reference": "inconclusive", "fused": "regressed"}
 
 
 def test_a_sample_that_is_no_time_is_no_measurement() -> None:
-    assert timing.measured(records([0.0, -1.0, float("nan")])) == {}
+    assert timing.measured(records([0.0, -1.0, float("nan")]), "gpu") == {}
 
 
 def test_only_series_of_both_runs_are_compared() -> None:
-    now = timing.measured([*records([1.0] * 3, shape="new"), *records([1.0] * 3, shape="both")])
-    found = timing.compare(now, timing.measured(records([1.0] * 3, shape="both")), "gpu", False)
+    now = timing.measured([*records([1.0] * 3, shape="new"), *records([1.0] * 3, shape="both")], "gpu")
+    found = timing.compare(now, timing.measured(records([1.0] * 3, shape="both"), "gpu"), "gpu", False)
     assert [c.params["shape"] for c in found] == ["both"]
