@@ -1,6 +1,7 @@
 import pytest
 
 from benchmarks.harness import profiles
+from reports import timing
 
 PROFILES = ("cpu", "gpu")
 
@@ -40,3 +41,7 @@ def test_combinations_are_in_the_order_of_asv():
         ("2", "3"),
         ("2", "4"),
     ]
+
+
+def test_a_night_has_enough_processes_to_call_a_change():
+    assert profiles.ROUNDS >= timing.MIN_PROCESSES
