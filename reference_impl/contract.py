@@ -98,10 +98,14 @@ class Route:
         if m:
             low, high = int(rows.min()), int(rows.max())
             require(low >= 0, "row {} is negative; rows must lie in 0..{}", low, m - 1)
-            counts = torch.bincount(rows, minlength=m)
-            twice = (counts > 1).nonzero().flatten().tolist()
-            require(not twice, "rows {} are named more than once; a row belongs to exactly one expert", twice[:8])
+            # Before anything is counted: a count per row up to a stray index may not fit in memory.
             require(high < m, "row {} is out of range or leaves a gap: {} rows must name 0..{}", high, m, m - 1)
+            twice = (torch.bincount(rows, minlength=m) > 1).nonzero().flatten().tolist()
+            require(
+                not twice,
+                "rows {} are named more than once; a row belongs to exactly one expert, so name each in one list, once",
+                twice[:8],
+            )
         return cls(rows, len(text_rows))
 
     @classmethod
