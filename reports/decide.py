@@ -31,9 +31,9 @@ MISSES = 0.05
 POWER = 0.9
 """`visible` is the slowdown that would have been called with this probability."""
 
-MATTERS = {"gpu": 0.005, "cpu": 0.05}
+MATTERS = {"gpu": 0.005, "cpu": 0.02}
 """Smallest change of a kernel or a layer that matters, by profile. Half of what should be found for certain."""
-MATTERS_END_TO_END = {"gpu": 0.01, "cpu": 0.05}
+MATTERS_END_TO_END = {"gpu": 0.01, "cpu": 0.02}
 END_TO_END = "generate."
 
 LEAST = 4
@@ -161,7 +161,7 @@ def need(rounds: Rounds, smallest: float, among: int) -> float:
 
 def not_measured(series: Series, smallest: float, failures: Sequence[Failure]) -> Decision:
     """A series without a whole round, and why."""
-    reason = "the time ended before its first round; give a larger budget"
+    reason = "no whole round of it was recorded; run it again, with more time"
     if failures:
         last = failures[-1]
         reason = f"{last.side} at {last.commit[:8]} {_WORDS[last.kind]}: {last.reason}"

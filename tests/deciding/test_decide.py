@@ -108,7 +108,7 @@ def test_a_process_outside_a_comparison_is_no_side() -> None:
 def test_false_alarms_per_run_are_as_rare_as_promised(kind: str) -> None:
     rng = np.random.default_rng(7)
     noise = simulate.synthetic(kind, rng, 0.003, 0.0005)  # so little matters that the test alone decides
-    found = simulate.outcome(noise, 0.0, 12, rng, trials=300, asv_trials=0).alarms
+    found = simulate.outcome(noise, 0.0, 12, rng, trials=300, asv_trials=0).gate
     assert found.interval[0] <= decide.FALSE_ALARMS
 
 
