@@ -62,7 +62,9 @@ def test_no_rows_at_all_is_a_route():
 @pytest.mark.parametrize(
     ("text", "image", "message"),
     [
-        pytest.param((0, 1), (1, 2), r"rows \[1\] are named more than once; .* name each in one list, once", id="overlap"),
+        pytest.param(
+            (0, 1), (1, 2), r"rows \[1\] are named more than once; .* name each in one list, once", id="overlap"
+        ),
         pytest.param((0, 0), (1,), r"rows \[0\] are named more than once", id="twice-in-one-list"),
         pytest.param((0,), (2,), "row 2 is out of range or leaves a gap: 2 rows must name 0..1", id="gap"),
         pytest.param((0, 1), (9,), "row 9 is out of range", id="out-of-range"),
