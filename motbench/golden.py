@@ -40,6 +40,7 @@ def check(
     ] = None,
     device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
     dtype: typing.Annotated[str, Opt(help="float32, bfloat16 or float16")] = "float32",
+    tiles: typing.Annotated[Path | None, Opt(metavar="FOLDER", help="tile files that fused asks first")] = None,
     out: typing.Annotated[Path, Opt(metavar="DIR", help="where pictures/ goes")] = OUT,
     json: typing.Annotated[Path | None, Opt(metavar="FILE", help="also write all records as JSON")] = None,
 ) -> None:
@@ -55,7 +56,7 @@ def check(
 
     root = _root()
     console, waiting = Console(), Console(stderr=True)
-    plans = [_plan(name, device, dtype) for name in ([impl] if impl else ["reference", "fused"])]
+    plans = [_plan(name, device, dtype, tiles) for name in ([impl] if impl else ["reference", "fused"])]
     cases = read_cases(root, case)
     results: list[Golden] = []
     left: list[str] = []
@@ -132,6 +133,33 @@ def list_cases() -> None:
             print(f"  because   {approval.reason}\n  made by   {approval.made_by}; {approval.witness} confirmed it")
 
 
+@golden.command()
+def metrics(
+    out: typing.Annotated[Path | None, Opt(metavar="FILE", help="also write the tables as Markdown")] = None,
+) -> None:
+    """Nine faults and two harmless changes of three photographs: what our metrics see, beside other projects' gates.
+
+    Exit code 0 if ours catch every fault without a false alarm, 1 otherwise.
+    """
+    from rich.console import Console
+
+    from benchmarks.harness import picture_faults, records
+
+    results = []
+    with Console(stderr=True).status("judging") as status:
+        for result in picture_faults.judge_all(picture_faults.subjects()):
+            results.append(result)
+            status.update(f"judging {result.subject}: {len(results)} changes done")
+    text = picture_faults.markdown(results)
+    print(text, end="")
+    if out is not None:
+        records.write_atomic(out, text.encode())
+    wrong = [f"{result.change.name} ({result.subject})" for result in results if not result.right]
+    named = f"; wrong: {', '.join(wrong)}" if wrong else ""
+    print(f"\n{len(results) - len(wrong)} of {len(results)} told right{named}")
+    raise typer.Exit(Exit.REGRESSED if wrong else Exit.PASS)
+
+
 def exit_code(results: typing.Sequence[Golden]) -> Exit:
     """Disagreeing weighs more than missing; nothing judged is not measured."""
     found = {result.status for result in results}
@@ -147,12 +175,12 @@ def _root() -> Path:
     return repository_root() / GOLDENS
 
 
-def _plan(impl: str, device: str, dtype: str) -> Plan:
+def _plan(impl: str, device: str, dtype: str, tiles: Path | None = None) -> Plan:
     import reference_impl
     from benchmarks.harness.goldens import Plan
     from motbench.implementation import resolve
 
-    ops, place, precision = resolve(impl, device, dtype)
+    ops, place, precision = resolve(impl, device, dtype, tiles)
     return Plan(impl, ops, reference_impl.OPS, place, precision)
 
 
