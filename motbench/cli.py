@@ -11,6 +11,7 @@ from motbench.gate import gate
 from motbench.generate import generate
 from motbench.golden import golden
 from motbench.nightly import nightly
+from motbench.ops import ops
 from motbench.parity import parity
 from motbench.report import report
 from motbench.roofline import roofline
@@ -30,6 +31,7 @@ app.command("gate")(gate)
 app.command("doctor")(doctor)
 app.command("generate")(generate)
 app.command("parity")(parity)
+app.command("ops")(ops)
 app.add_typer(golden, name="golden")
 app.command("understand")(understand)
 app.command("report")(report)

@@ -40,6 +40,7 @@ def generate(
     impl: typing.Annotated[str, Opt(help="reference, fused or package.module:OPS")] = "reference",
     device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
     dtype: typing.Annotated[str, Opt(help="float32, bfloat16 or float16")] = "float32",
+    tiles: typing.Annotated[Path | None, Opt(metavar="FOLDER", help="tile files that fused asks first")] = None,
     parallel: typing.Annotated[str, Opt(help="what torchrun's ranks divide: tensor or sequence")] = "tensor",
     init_noise: typing.Annotated[Path | None, Opt(help='safetensors with "init_noise", instead of the seed\'s')] = None,
     trace: typing.Annotated[Path | None, Opt(help="safetensors to write: x_t, v_t, final_latents, decoded_raw")] = None,
@@ -57,7 +58,7 @@ def generate(
     check_target(out, ".png")
     if trace is not None:
         check_target(trace, ".safetensors")
-    ops, place, precision = resolve(impl, device, dtype)
+    ops, place, precision = resolve(impl, device, dtype, tiles)
     request = ImageRequest(
         prompt=prompt,
         image=None if image is None else open_image(image),

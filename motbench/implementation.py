@@ -1,9 +1,10 @@
-"""What `--impl`, `--device` and `--dtype` mean: the one place where a command turns them into values."""
+"""What `--impl`, `--tiles`, `--device` and `--dtype` mean: the one place where a command turns them into values."""
 
 from __future__ import annotations
 
 import os
 import typing
+from pathlib import Path
 
 if typing.TYPE_CHECKING:
     import torch
@@ -14,12 +15,12 @@ DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def resolve(impl: str, device: str, dtype: str) -> tuple[MoTOps, torch.device, torch.dtype]:
-    """The implementation, device and dtype that a command line names.
+def resolve(impl: str, device: str, dtype: str, tiles: Path | None = None) -> tuple[MoTOps, torch.device, torch.dtype]:
+    """The implementation, device and dtype that a command line names; `tiles` is a folder that fused asks first.
 
     On a CPU, kernels run in Triton's interpreter, which must be chosen before they are imported; and float32 means IEEE
-    float32, so TF32 is switched off. Both are settings of this process. Raises ValueError for a name that is unknown
-    and for a GPU that is not there.
+    float32, so TF32 is switched off. Both are settings of this process. Raises ValueError for a name that is unknown,
+    for tiles that nothing reads or that are none, and for a GPU that is not there; OSError for a folder that is not.
     """
     if device not in DEVICES:
         raise ValueError(f"device {device!r} is unknown; use one of {', '.join(DEVICES)}")
@@ -36,4 +37,4 @@ def resolve(impl: str, device: str, dtype: str) -> tuple[MoTOps, torch.device, t
         raise ValueError("device cuda was asked for but torch sees no GPU; use --device cpu, or a CUDA build of torch")
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
-    return load_impl(impl), torch.device(device), getattr(torch, dtype)
+    return load_impl(impl, tiles), torch.device(device), getattr(torch, dtype)

@@ -24,6 +24,7 @@ def parity(
     impl: typing.Annotated[str, Opt(help="reference, fused or package.module:OPS")] = "reference",
     device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
     dtype: typing.Annotated[str, Opt(help="float32, bfloat16 or float16")] = "float32",
+    tiles: typing.Annotated[Path | None, Opt(metavar="FOLDER", help="tile files that fused asks first")] = None,
     json: typing.Annotated[Path | None, Opt(metavar="FILE", help="also write all records as JSON")] = None,
 ) -> None:
     """Replay stored runs of the original BAGEL. Exit code 0 if all are within their limits, 1 otherwise."""
@@ -33,7 +34,7 @@ def parity(
     from benchmarks.harness.records import write_json
     from motbench.implementation import resolve
 
-    ops, place, precision = resolve(impl, device, dtype)
+    ops, place, precision = resolve(impl, device, dtype, tiles)
     console, waiting = Console(), Console(stderr=True)
     results = []
     with waiting.status(f"replaying {folder}") as status:

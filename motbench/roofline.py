@@ -19,6 +19,7 @@ def roofline(
     layer: typing.Annotated[list[str] | None, Opt(help="qkv, o, gate_up, down; may be repeated")] = None,
     impl: typing.Annotated[str, Opt(help="fused or package.module:OPS")] = "fused",
     dtype: typing.Annotated[str, Opt(help="bfloat16 or float16")] = "bfloat16",
+    tiles: typing.Annotated[Path | None, Opt(metavar="FOLDER", help="tile files that fused asks first")] = None,
     rounds: typing.Annotated[int, Opt(min=3, help="interleaved replays of every candidate")] = 15,
     json: typing.Annotated[Path | None, Opt(metavar="FILE", help="all samples and where they come from")] = None,
 ) -> None:
@@ -31,8 +32,9 @@ def roofline(
     from motbench.implementation import resolve
 
     sizes, layers = size or ["1026", "4098", "8208"], layer or list(LAYERS)
-    ops, _, precision = resolve(impl, "cuda", dtype)
-    provenance = _provenance(f"motbench roofline --impl {impl} --dtype {dtype} --rounds {rounds}")
+    ops, _, precision = resolve(impl, "cuda", dtype, tiles)
+    asked = f"--impl {impl} --dtype {dtype} --rounds {rounds}" + (f" --tiles {tiles}" if tiles else "")
+    provenance = _provenance(f"motbench roofline {asked}")
     limits = measuring.ceilings(precision)
     print(f"{provenance.environment.gpu}: {limits.matrix / 1e12:.0f} Tflop/s, copy {limits.copy / 1e12:.2f} TB/s")
     points = []

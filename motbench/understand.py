@@ -20,6 +20,7 @@ def understand(
     impl: typing.Annotated[str, Opt(help="reference, fused or package.module:OPS")] = "reference",
     device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
     dtype: typing.Annotated[str, Opt(help="float32, bfloat16 or float16")] = "float32",
+    tiles: typing.Annotated[Path | None, Opt(metavar="FOLDER", help="tile files that fused asks first")] = None,
     parallel: typing.Annotated[str, Opt(help="what torchrun's ranks divide: tensor or sequence")] = "tensor",
 ) -> None:
     """Print the answer; the best token is taken each time, so it is the same every time.
@@ -33,7 +34,7 @@ def understand(
     from motbench.progress import watched
     from motbench.ranks import joined
 
-    ops, place, precision = resolve(impl, device, dtype)
+    ops, place, precision = resolve(impl, device, dtype, tiles)
     request = TextRequest(prompt, None if image is None else open_image(image), max_tokens)
     with joined(parallel, place) as (ranks, place):
         shown = watched("understand", {"decode": max_tokens}) if ranks.rank == 0 else nullcontext(QUIET)

@@ -22,7 +22,9 @@ def load_impl(spec: str, tiles: Path | None = None) -> MoTOps:
     leads nowhere or to something else, and for tiles without the fused implementation.
     """
     if tiles is not None and spec != FUSED:
-        raise ValueError(f"tiles {tiles} were given with implementation {spec!r}; only {FUSED!r} reads them")
+        raise ValueError(
+            f"tiles {tiles} were given with implementation {spec!r}; only {FUSED!r} reads them: --impl {FUSED}"
+        )
     if spec == REFERENCE:
         import reference_impl
 
