@@ -1,6 +1,7 @@
 """What a BAGEL folder says about its model. Fields of upstream's files that inference does not need are ignored."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,8 +171,8 @@ class _File:
         """A finite number."""
         found = self.value(key, default)
         require(
-            isinstance(found, int | float) and not isinstance(found, bool),
-            "{}: {} is {!r} but must be a number",
+            isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found),
+            "{}: {} is {!r} but must be a finite number",
             self.name,
             key,
             found,

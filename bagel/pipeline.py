@@ -219,12 +219,15 @@ def _sized(image: Image.Image, stride: int, side: int) -> Sized:
 
 
 def _chosen(given: Tensor | None, drawn: Tensor, name: str) -> Tensor:
-    """The given noise instead of the drawn one, if it has the same shape."""
+    """The given noise instead of the drawn one, if it has the same shape and is finite."""
     if given is None:
         return drawn
     require(given.shape == drawn.shape, "{} has shape {} but must be {}", name, tuple(given.shape), tuple(drawn.shape))
     require(given.is_floating_point(), "{} is {} but must be floating point", name, given.dtype, error=TypeError)
-    return given.float()
+    noise = given.float()
+    wrong = int((~noise.isfinite()).sum())
+    require(wrong == 0, "{} holds {} NaN or infinite values of {}; draw it again", name, wrong, noise.numel())
+    return noise
 
 
 def _show(context: Context, probe: Probe) -> None:

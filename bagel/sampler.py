@@ -1,5 +1,6 @@
 """Flow matching: the schedule, the guidance formulas and the Euler loop. Pure functions on tensors."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -40,6 +41,14 @@ class Guidance:
             ", ".join(get_args(RenormType)),
         )
         low, high = self.interval
+        values = {
+            "text scale": self.text_scale,
+            "image scale": self.image_scale,
+            "interval start": low,
+            "interval end": high,
+        }
+        for name, value in values.items():
+            require(math.isfinite(value), "guidance {} is {} but must be a finite number", name, value)
         require(low <= high, "guidance interval {} {} is empty; give the lower time first", low, high)
         require(
             0 <= self.renorm_min <= 1,
@@ -59,7 +68,11 @@ def schedule(steps: int, shift: float) -> Tensor:
     Each of the steps - 1 updates goes from one time to the next. Raises ValueError.
     """
     require(steps >= 2, "steps is {} but must be at least 2: updates are one fewer than steps", steps)
-    require(shift > 0, "timestep shift is {} but must be positive; 3.0 is usual and 1.0 means none", shift)
+    require(
+        0 < shift < math.inf,
+        "timestep shift is {} but must be positive and finite; 3.0 is usual and 1.0 means none",
+        shift,
+    )
     t = torch.linspace(1, 0, steps)
     return shift * t / (1 + (shift - 1) * t)
 

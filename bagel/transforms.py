@@ -55,8 +55,17 @@ VIT_RESIZE = Resize(max_size=980, min_size=224, stride=14)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB; what is transparent is put on white."""
-    if image.mode == "RGBA" or image.info.get("transparency") is not None:
+    """RGB; what is transparent is put on white.
+
+    Source: upstream's `pil_img2rgb`, which knows of no transparent grey (LA, PA). Raises ValueError for more than 8
+    bits a value: Pillow would cut them off at 255.
+    """
+    require(
+        image.mode not in ("I", "F") and ";" not in image.mode,
+        "a picture of mode {} has more than 8 bits a value; scale it to 0..255 and save it as 8 bit grey or RGB",
+        image.mode,
+    )
+    if image.mode in ("RGBA", "LA", "PA") or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, (255, 255, 255))
         white.paste(image, mask=image.getchannel("A"))

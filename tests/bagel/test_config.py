@@ -37,6 +37,12 @@ def test_parts_may_be_nested_in_config_json(checkpoint: Path, edit_json: Edit) -
     assert BagelConfig.read(checkpoint) == whole
 
 
+def test_a_number_that_is_none_is_refused(checkpoint: Path, edit_json: Edit) -> None:
+    edit_json(checkpoint / "llm_config.json", rope_theta=float("nan"))
+    with pytest.raises(ValueError, match=r"llm_config.json: rope_theta is nan but must be a finite number"):
+        BagelConfig.read(checkpoint)
+
+
 def test_unknown_fields_are_ignored(checkpoint: Path, edit_json: Edit) -> None:
     whole = BagelConfig.read(checkpoint)
     edit_json(checkpoint / "llm_config.json", layer_module="Qwen2MoTDecoderLayer", freeze_und=False)
@@ -82,7 +88,7 @@ def test_other_architectures_are_not_computed_wrongly(
         ("llm_config.json", {"num_attention_heads": 5}, "hidden_size 64 does not divide into 5 heads"),
         ("llm_config.json", {"num_key_value_heads": 3}, "4 attention heads do not divide among 3"),
         ("llm_config.json", {"hidden_size": "64"}, "hidden_size is '64' but must be a positive whole number"),
-        ("llm_config.json", {"rope_theta": "big"}, "rope_theta is 'big' but must be a number"),
+        ("llm_config.json", {"rope_theta": "big"}, "rope_theta is 'big' but must be a finite number"),
         ("vit_config.json", {"num_attention_heads": 7}, "hidden_size 48 does not divide among 7 heads"),
         ("ae_config.json", {"downsample": 16}, "downsample is 16 but 4 levels of ch_mult make 8"),
         ("ae_config.json", {"ch_mult": []}, "ch_mult is"),

@@ -150,8 +150,9 @@ def test_impossible_request_cannot_be_made(changes: dict[str, object], message: 
         ({"height": 40}, "height 40 is not a multiple of 16; use 32"),
         ({"width": 2048}, "width 2048 needs 128 tokens along one side but the checkpoint has positions for 64"),
         ({"init_noise": torch.zeros(6, 63)}, r"init_noise has shape \(6, 63\) but must be \(6, 64\)"),
+        ({"init_noise": torch.full((6, 64), torch.nan)}, "init_noise holds 384 NaN or infinite values of 384"),
     ],
-    ids=["steps", "stride", "too large", "noise"],
+    ids=["steps", "stride", "too large", "noise", "nan noise"],
 )
 def test_request_that_does_not_fit_is_refused_before_the_first_pass(
     small: BagelPipeline, changes: dict[str, object], message: str

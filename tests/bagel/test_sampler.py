@@ -25,7 +25,13 @@ def test_shift_three_moves_the_middle_to_three_quarters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "shift", "message"), [(1, 3.0, "steps is 1 but must be at least 2"), (4, 0.0, "shift is 0.0")]
+    ("steps", "shift", "message"),
+    [
+        (1, 3.0, "steps is 1 but must be at least 2"),
+        (4, 0.0, "shift is 0.0"),
+        (4, float("nan"), "shift is nan but must be positive and finite"),
+        (4, float("inf"), "shift is inf but must be positive and finite"),
+    ],
 )
 def test_impossible_schedule_is_refused(steps: int, shift: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -81,8 +87,13 @@ def test_renorm_minimum_bounds_the_factor_from_below() -> None:
         ({"renorm_type": "token"}, "renorm type 'token' is unknown; use one of global, channel, text_channel"),
         ({"interval": (1.0, 0.4)}, r"interval 1.0 0.4 is empty"),
         ({"renorm_min": 1.5}, r"renorm minimum 1.5 must lie in 0..1"),
+        ({"renorm_min": float("nan")}, r"renorm minimum nan must lie in 0..1"),
+        ({"text_scale": float("nan")}, r"text scale is nan but must be a finite number"),
+        ({"image_scale": float("inf")}, r"image scale is inf but must be a finite number"),
+        ({"interval": (float("nan"), 1.0)}, r"interval start is nan but must be a finite number"),
+        ({"interval": (0.4, float("inf"))}, r"interval end is inf but must be a finite number"),
     ],
-    ids=["type", "interval", "minimum"],
+    ids=["type", "interval", "minimum", "nan minimum", "nan text", "infinite image", "nan time", "infinite time"],
 )
 def test_impossible_guidance_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -34,13 +34,20 @@ def test_half_a_stride_is_rounded_to_even() -> None:
     assert Resize(1024, 16, 16).size(24, 40) == (32, 32)
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "LA", "RGBA", "I;16"])
+@pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "LA", "PA", "RGBA"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
     assert to_rgb(Image.new(mode, (3, 2))).mode == "RGB"
 
 
-def test_what_is_transparent_is_put_on_white() -> None:
-    assert to_rgb(Image.new("RGBA", (1, 1), (10, 20, 30, 0))).getpixel((0, 0)) == (255, 255, 255)
+@pytest.mark.parametrize(("mode", "colour"), [("RGBA", (10, 20, 30, 0)), ("LA", (0, 0)), ("PA", (0, 0))])
+def test_what_is_transparent_is_put_on_white(mode: str, colour: tuple[int, ...]) -> None:
+    assert to_rgb(Image.new(mode, (1, 1), colour)).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F"])
+def test_more_than_eight_bits_are_refused(mode: str) -> None:
+    with pytest.raises(ValueError, match=f"mode {mode} has more than 8 bits a value; scale it to 0..255"):
+        to_rgb(Image.new(mode, (3, 2)))
 
 
 def test_transparent_palette_entry_is_put_on_white() -> None:
