@@ -12,7 +12,7 @@ nightly: $(READY)
 	@$(BIN)/motbench nightly; code=$$?; echo "motbench nightly: exit code $$code"; exit $$code
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --benchmark-disable
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m "slow or not slow"
