@@ -27,7 +27,13 @@ OLDEST_PILLOW = (13,)
 
 GIB = 1024**3
 DISK_NEEDED, DISK_WANTED = GIB // 2, 2 * GIB
-MODULES = ("asv", "jinja2", "matplotlib", "PIL", "psutil", "rich", "safetensors", "scipy", "skimage", "tokenizers")
+MODULES = (
+    *("asv", "asv_runner", "flip_evaluator", "jinja2", "matplotlib", "PIL", "psutil", "rich", "safetensors", "scipy"),
+    *("skimage", "tokenizers", "typer"),
+)
+
+NEED_TORCH = ("triton", "numpy", "gpu")
+"""Checks that ask torch; without it they have one line to say."""
 
 Status = Literal["ok", "warning", "failed"]
 
@@ -37,17 +43,30 @@ def examine(root: Path) -> list[Check]:
 
     Nothing is changed, but a file is written and deleted in each folder that results go to.
     """
-    checks: list[Check] = []
-    for name, look in _LOOKS.items():
-        try:
-            checks.append(Check(name, *look(root)))
-        except (OSError, ValueError, ImportError) as error:
-            found = " ".join(str(error).split())
-            checks.append(Check(name, "failed", found, "repair what the message names and run motbench doctor again"))
-    return checks
+    return [look(name, root) for name in _LOOKS]
+
+
+def look(name: str, root: Path) -> Check:
+    """One check."""
+    try:
+        if name in NEED_TORCH and _torch_fault():
+            return Check(name, "failed", "not looked at, because torch does not import", "see torch")
+        return Check(name, *_LOOKS[name](root))
+    except (OSError, ValueError, ImportError) as error:
+        found = " ".join(str(error).split())
+        return Check(name, "failed", found, "repair what the message names and run motbench doctor again")
 
 
 Found = tuple[Status, str, str]
+
+
+def _torch_fault() -> str:
+    """Why torch does not import, or nothing."""
+    try:
+        import torch  # noqa: F401
+    except Exception as error:  # a torch for another machine raises anything, OSError and AttributeError included
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
 
 
 def _python(root: Path) -> Found:
@@ -61,6 +80,8 @@ def _torch(root: Path) -> Found:
     cure = "install torch first: pip install torch (README, Installing)"
     if version_of("torch") is None:
         return "failed", "not installed", cure
+    if fault := _torch_fault():
+        return "failed", f"{version_of('torch')}, but it does not import: {fault}", cure
     import torch
 
     return "ok", str(torch.__version__), ""
@@ -142,11 +163,23 @@ def _git(root: Path) -> Found:
 
 
 def _checkpoint(root: Path) -> Found:
-    files = [root / CHECKPOINT / name for name in ("config.json", "llm_config.json", "ema.safetensors")]
-    missing = [str(file.relative_to(root)) for file in files if not file.is_file()]
-    if missing:
-        return "failed", f"missing: {', '.join(missing)}", f"git checkout -- {CHECKPOINT}"
-    return "ok", str(CHECKPOINT), ""
+    """Read as the model reads it, but for the tensors' values: a cut-off file or a pointer in its place shows."""
+    import torch
+
+    from bagel.config import BagelConfig
+    from bagel.tokenizer import Tokenizer
+    from bagel.weights import TensorFiles, find_files
+
+    folder = root / CHECKPOINT
+    try:
+        BagelConfig.read(folder)
+        Tokenizer.load(folder)
+        paths = [*find_files(folder, ("ae",)), *find_files(folder, ("ema", "model"))]
+        with TensorFiles(paths, torch.float32, torch.device("cpu")) as files:
+            count = len(files.shapes)
+    except (OSError, ValueError, NotImplementedError) as error:
+        return "failed", " ".join(str(error).split()), f"git checkout -- {CHECKPOINT}"
+    return "ok", f"{CHECKPOINT}, {count} tensors", ""
 
 
 def _disk(root: Path) -> Found:

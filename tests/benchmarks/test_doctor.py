@@ -1,6 +1,9 @@
 import json
+import re
+import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -43,6 +46,32 @@ def test_no_repository_is_a_failure(tmp_path):
 def test_missing_checkpoint_is_a_failure_with_a_cure(repository):
     check = found(repository, "checkpoint")
     assert (check.status, check.cure) == ("failed", "git checkout -- tests/data/bagel_oracle/checkpoint")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+@pytest.mark.parametrize("content", [None, POINTER, b""], ids=["truncated", "pointer", "empty"])
+@pytest.mark.parametrize("name", ["ema.safetensors", "ae.safetensors", "tokenizer.json", "llm_config.json"])
+def test_damaged_checkpoint_is_a_failure_with_a_cure(tmp_path, name, content):
+    folder = tmp_path / doctor.CHECKPOINT
+    shutil.copytree(ROOT / doctor.CHECKPOINT, folder)
+    (folder / name).write_bytes((folder / name).read_bytes()[:-10] if content is None else content)
+    check = found(tmp_path, "checkpoint")
+    assert (check.status, check.cure) == ("failed", f"git checkout -- {doctor.CHECKPOINT}")
+    assert name in check.found
+
+
+def test_whole_checkpoint_is_ok():
+    assert found(ROOT, "checkpoint").status == "ok"
+
+
+def test_every_package_of_the_project_is_looked_for():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        wanted = tomllib.load(file)["project"]["dependencies"]
+    names = {re.split(r"[><=]", one)[0].replace("-", "_") for one in wanted}
+    imported = {"pillow": "PIL", "scikit_image": "skimage"}
+    assert {imported.get(name, name) for name in names} - {"numpy"} == set(doctor.MODULES)
 
 
 def test_full_disk_is_a_failure(repository, monkeypatch):
