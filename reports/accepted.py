@@ -36,11 +36,13 @@ class Accepted:
     def covers(self, decision: Decision) -> bool:
         """Whether it is about this decision, its date aside."""
         # A label's own brackets are round: only * and ? of fnmatch can occur in it by intention.
-        if not fnmatch.fnmatchcase(decision.series.label, self.series.replace("[", "[[]")) or decision.change is None:
+        if not fnmatch.fnmatchcase(decision.series.label, self.series.replace("[", "[[]")):
             return False
         if self.kind == "flaky":
             return decision.status in ("regressed", "improved", "inconclusive")
-        return decision.status == "regressed" and decision.change.ratio <= 1 + self.up_to
+        return (
+            decision.status == "regressed" and decision.change is not None and decision.change.ratio <= 1 + self.up_to
+        )
 
 
 def read(path: Path) -> list[Accepted]:

@@ -22,6 +22,15 @@ STEPS: dict[Area, str] = {
 }
 """The step of the main job that fills each area."""
 
+COMMANDS: dict[Area, str] = {
+    "environment": "motbench doctor",
+    "conformance": "motbench parity tests/data/bagel_oracle",
+    "parity": "python -m pytest tests/mot_impl/test_parity.py",
+    "golden": "motbench golden check",
+    "time": "asv run --show-stderr {commit}^!",
+}
+"""What repeats the step of an area alone, as near as one line comes."""
+
 FILES: dict[str, Area] = {
     "run.json": "environment",
     "doctor.json": "environment",
@@ -77,11 +86,21 @@ def with_step(night: Night, area: Area, items: list[Item]) -> list[Item]:
         return items
     else:
         reason = step.reason or f"the step ended as {step.status} without a reason"
-        said = Item(area, step.status, f"step {name}", reason, night.at(), "motbench nightly")
+        said = _said(night, area, step.status, reason)
     if not (_recorded(night, area) or any(FILES[text.split(" ")[0]] == area for text in night.damage)):
         return [said]
     worse = SEVERITY.index(said.status) > SEVERITY.index(worst(items))
     return [said, *items] if worse else items
+
+
+def _said(night: Night, area: Area, status: Status, reason: str) -> Item:
+    """What a step says of itself: its log tells more, and it can be run alone. One that was not started has no log."""
+    name = STEPS[area]
+    log = f"{name}.log" if (night.folder / f"{name}.log").exists() else ""
+    type_ = "motbench nightly" if area == "time" and not log else COMMANDS[area]
+    if night.run:
+        type_ = type_.format(commit=night.run.provenance.commit[:8])
+    return Item(area, status, f"step {name}", reason, night.at(log), type_)
 
 
 def _recorded(night: Night, area: Area) -> bool:

@@ -44,8 +44,9 @@ class Night:
         return self.folder.name
 
     def at(self, name: str = "") -> str:
-        """A file of the run as a person finds it from the folder that holds the results."""
-        return f"{self.folder.parent.parent.name}/runs/{self.run_id}/{name}"
+        """A file of the run as this shell opens it: relative where it lies below the working directory."""
+        path, here = self.folder.resolve() / name, Path.cwd()
+        return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def run_folders(results: Path) -> list[Path]:

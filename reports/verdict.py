@@ -140,6 +140,7 @@ def summary_text(verdict: Verdict, most: int = 5) -> str:
         lines += ["", "look at"]
     for item in sorted(open_items, key=lambda item: item.status != "regressed")[:most]:
         lines.append(f"  {item.area}: {item.subject}: {item.reason}")
+        lines += [f"      look: {item.look}"] if item.look else []
         lines += [f"      type: {item.reproduce}"] if item.reproduce else []
     if len(open_items) > most:
         lines.append(f"  and {len(open_items) - most} more, in the report")

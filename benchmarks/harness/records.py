@@ -10,8 +10,13 @@ A run is one folder, `results/runs/<run id>/`:
     series.json        Profile: which series this machine is expected to measure, and which lie outside
     timing.jsonl       Timing, one line per benchmark process
     values.jsonl       Value, one line per benchmark process that measured something other than time
+    <step>.log         what a step printed
     verdict.json       written by reports
     pictures/          what golden.jsonl names, relative to the run folder
+
+A comparison of two commits is one folder, `results/comparisons/<id>/`: comparison.json (what was asked), timing.jsonl,
+failures.jsonl (Failure, one line per process without a number), decision.json; of a gate also run.json, parity.jsonl,
+golden.jsonl and pictures/ as above, summary.md and junit.xml.
 
 Every file is written to a temporary name and renamed; a JSON-lines file grows by whole lines, and a line cut short by a
 kill is skipped by the reader and counted.

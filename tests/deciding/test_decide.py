@@ -26,6 +26,7 @@ def alone(rounds: Rounds, smallest: float = 0.005) -> Decision:
         pytest.param(-0.02, 0.002, 12, 0.005, "improved", id="faster"),
         pytest.param(0.01, 0.0005, 12, 0.05, "pass", id="certainly-slower-but-by-less-than-matters"),
         pytest.param(0.0, 0.05, 12, 0.005, "inconclusive", id="too-noisy-to-exclude-it"),
+        pytest.param(0.04, 0.05, 12, 0.005, "inconclusive", id="larger-than-what-matters-but-within-noise"),
         pytest.param(0.2, 0.002, 3, 0.005, "inconclusive", id="too-few-rounds"),
         pytest.param(0.2, 0.002, 1, 0.005, "inconclusive", id="one-round"),
         pytest.param(0.2, 0.002, 0, 0.005, "not-measured", id="no-round"),
@@ -39,6 +40,10 @@ def test_the_interval_holds_the_true_ratio(rounds: Made) -> None:
     change = alone(rounds(0.02)).change
     assert change is not None
     assert change.low < 1.02 < change.high
+
+
+def test_head_is_compared_with_the_mean_of_both_bases(qkv: Series) -> None:
+    assert Rounds(qkv, [(1.0, 4.0, 4.0)]).changes == pytest.approx([math.log(2)])
 
 
 def test_a_drift_that_all_sides_of_a_round_share_changes_nothing(rounds: Made) -> None:
