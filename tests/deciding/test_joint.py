@@ -97,11 +97,16 @@ def test_a_new_series_that_breaks_in_head_is_not_measured(comparison: Any, qkv: 
     assert comparison.judge().status == "not-measured"
 
 
-def test_records_of_another_machine_are_named_and_not_compared(comparison: Any, rounds: Made, qkv: Series) -> None:
+@pytest.mark.parametrize(
+    "other", [{"fingerprint": "another"}, {"protocol": 2}, {"commit": "c" * 40}], ids=["machine", "protocol", "commit"]
+)
+def test_records_of_something_else_are_named_and_not_compared(
+    comparison: Any, rounds: Made, qkv: Series, other: dict[str, object]
+) -> None:
     comparison.asked(qkv)
     comparison.measured(rounds())
     for side in ("base", "head", "again"):
-        comparison.line(qkv, side, 99, [50.0], fingerprint="another")
+        comparison.line(qkv, side, 99, [50.0], **other)
     found = comparison.judge()
     assert (found.status, found.decisions[0].rounds) == ("pass", 12)
     assert found.damage == ["3 records are of another machine, commit or protocol and do not count"]
