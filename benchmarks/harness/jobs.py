@@ -53,7 +53,7 @@ def prove(task: str, impl: str) -> None:
         return
     from reference_impl.tolerance import judge, truth_dtype
 
-    dtype = place()[1]
+    device, dtype = place()
     actual, reference, exact = (
         generator(task, name, steps=2, dtype=precision)().v_t[0]
         for name, precision in ((impl, dtype), (REFERENCE, dtype), (REFERENCE, truth_dtype(dtype)))
@@ -62,7 +62,8 @@ def prove(task: str, impl: str) -> None:
     if not found.ok:
         raise ValueError(
             f"{task}: the first velocity of {impl} is off by {found.worst:.3g} (RMS {found.rms:.3g}) where "
-            f"{found.limit_worst:.3g} (RMS {found.limit_rms:.3g}) is allowed; run motbench parity --impl {impl}"
+            f"{found.limit_worst:.3g} (RMS {found.limit_rms:.3g}) is allowed; run motbench parity {ORACLE} --impl "
+            f"{impl} --device {device.type} --dtype {str(dtype).removeprefix('torch.')}"
         )
 
 
