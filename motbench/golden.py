@@ -102,11 +102,12 @@ def accept(
     from benchmarks.harness.golden_case import read_cases
 
     root = _root()
-    by = golden_accept.approver(root.parent, reason)
+    cases = read_cases(root, case)
+    by = golden_accept.approver(root.parent, reason, [one.name for one in cases])
     plan = _plan(impl, device, "float32")
     _prove_origin(root.parent)
     proposals = []
-    for one in read_cases(root, case):
+    for one in cases:
         proposals.append(golden_accept.propose(one, plan))
         print(_proposal_line(proposals[-1]), flush=True)
     if any(proposal.refusal for proposal in proposals):

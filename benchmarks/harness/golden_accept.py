@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,10 @@ import torch
 
 from benchmarks.harness import environment, images
 from benchmarks.harness.golden_case import (
+    CASE,
     EXPECTED,
     GOLDENS,
+    INPUT,
     Approval,
     GoldenCase,
     checkpoint_sha256,
@@ -60,17 +63,19 @@ class Proposal:
         return f"{self.case.name}: {self.witness} does not confirm the picture: {self.agreed.reason}"
 
 
-def approver(root: Path, reason: str) -> Approver:
+def approver(root: Path, reason: str, cases: Sequence[str] = ()) -> Approver:
     """The person that git names, at HEAD. Raises ValueError without a reason, without a name, or for a dirty tree.
 
-    A tree is dirty if a tracked file outside golden_images/ differs from HEAD: the commit would not say how the picture
-    was made.
+    A tree is dirty if a tracked file outside golden_images/, or the request or input of one of `cases` differs from
+    HEAD: the commit would not say how the picture was made.
     """
     if not reason.strip():
         raise ValueError("a golden needs a reason: --reason says why the new picture is right, and is kept with it")
     changed = environment.git(
         root, "status", "--porcelain", "--untracked-files=no", "--", ".", f":(exclude){GOLDENS}"
     ).splitlines()
+    if asked := [f"{GOLDENS}/{case}/{file}" for case in cases for file in (CASE, INPUT)]:
+        changed += environment.git(root, "status", "--porcelain", "--untracked-files=all", "--", *asked).splitlines()
     if changed:
         files = ", ".join(line[3:] for line in changed[:5])
         raise ValueError(f"the tree is dirty: {len(changed)} files differ from HEAD ({files}); commit them first")

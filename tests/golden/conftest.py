@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,18 @@ def change(folder: Path, **fields: Any) -> None:
     for name, value in fields.items():
         (facts if name in facts else facts["request"])[name] = value
     (folder / "case.json").write_text(json.dumps(facts))
+
+
+def commit(root: Path, message: str = "first") -> None:
+    """Put everything in `root` into a git repository there, by Ada."""
+    for words in (
+        ["init", "-q"],
+        ["config", "user.name", "Ada"],
+        ["config", "user.email", "ada@example.org"],
+        ["add", "."],
+        ["commit", "-q", "-m", message],
+    ):
+        subprocess.run(["git", "-C", str(root), *words], check=True)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -12,7 +12,7 @@ from benchmarks.harness import golden_accept, images
 from benchmarks.harness.golden_accept import Approver, accept, approver, propose
 from benchmarks.harness.golden_case import read_case
 from benchmarks.harness.images import read_png
-from tests.golden.conftest import approve, change, plan
+from tests.golden.conftest import approve, change, commit, plan
 from tests.golden.test_goldens import NAN, UNBIASED
 
 ADA = Approver("Ada <ada@example.org>", "because", "0" * 40)
@@ -23,17 +23,10 @@ def repository(tmp_path: Path) -> Path:
     root = tmp_path / "repository"
     root.mkdir()
     (root / "code.py").write_text("1\n")
-    (root / "golden_images").mkdir()
-    (root / "golden_images" / "case.json").write_text("{}\n")
-    git = ["git", "-C", str(root), "-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
-    for command in (
-        ["init", "-q"],
-        ["config", "user.name", "Ada"],
-        ["config", "user.email", "ada@example.org"],
-        ["add", "."],
-        ["commit", "-q", "-m", "first"],
-    ):
-        subprocess.run([*git, *command], check=True)
+    for name in ("small", "other"):
+        (root / "golden_images" / name).mkdir(parents=True)
+        (root / "golden_images" / name / "case.json").write_text("{}\n")
+    commit(root)
     return root
 
 
@@ -64,10 +57,20 @@ def test_a_staged_change_is_refused(repository: Path) -> None:
         approver(repository, "because")
 
 
-def test_changed_goldens_and_untracked_files_leave_the_tree_clean(repository: Path) -> None:
-    (repository / "golden_images" / "case.json").write_text('{"limits": 1}\n')
+def test_other_goldens_and_untracked_files_leave_the_tree_clean(repository: Path) -> None:
+    (repository / "golden_images/other/case.json").write_text('{"limits": 1}\n')
+    (repository / "golden_images/small/expected.png").write_text("new")
     (repository / "notes.txt").write_text("mine\n")
-    approver(repository, "because")
+    approver(repository, "because", ["small"])
+
+
+@pytest.mark.parametrize("file", ["case.json", "input.png"])
+def test_a_request_that_is_not_committed_is_refused(repository: Path, file: str) -> None:
+    (repository / "golden_images/small" / file).write_text("new")
+    with pytest.raises(
+        ValueError, match=rf"1 files differ from HEAD \(golden_images/small/{file}\); commit them first"
+    ):
+        approver(repository, "because", ["other", "small"])
 
 
 def test_outside_a_repository_nothing_is_approved(tmp_path: Path) -> None:

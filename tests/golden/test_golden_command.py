@@ -13,7 +13,7 @@ import pytest
 from benchmarks.harness.environment import repository_root
 from benchmarks.harness.records import Golden, Status
 from motbench.golden import exit_code, list_cases
-from tests.golden.conftest import FACTS, REQUEST, change
+from tests.golden.conftest import FACTS, REQUEST, change, commit
 
 PACKAGES = ("reference_impl", "mot_impl", "bagel", "benchmarks", "motbench", "reports")
 CHECKPOINT = "tests/data/bagel_oracle/checkpoint"
@@ -29,15 +29,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     case.mkdir(parents=True)
     (case / "case.json").write_text(json.dumps({**FACTS, "request": {**REQUEST, "checkpoint": CHECKPOINT}}))
     (root / ".gitignore").write_text("__pycache__/\n")
-    git = ["git", "-C", str(root)]
-    for command in (
-        ["init", "-q"],
-        ["config", "user.name", "Ada"],
-        ["config", "user.email", "ada@example.org"],
-        ["add", "."],
-        ["commit", "-q", "-m", "first"],
-    ):
-        subprocess.run([*git, *command], check=True)
+    commit(root)
     return root
 
 
@@ -72,6 +64,7 @@ def test_the_life_of_a_golden(clone: Path) -> None:
     )
     kernels += "OPS = dataclasses.replace(R, linear=lambda x, e, r: R.linear(x, Experts(e.weight), r))\n"
     (clone / "kernels.py").write_text(kernels)
+    commit(clone, "the golden and my kernels")
     done = golden(clone, "accept", "small", "--reason", "mine is better", "--impl", "kernels:OPS")
     assert (done.returncode, "does not confirm" in done.stdout) == (1, True)
 
