@@ -131,11 +131,12 @@ def _read_noise(path: Path) -> Tensor:
 def _write(result: GeneratedImage, out: Path, trace: Path | None) -> None:
     from safetensors.torch import save
 
-    from benchmarks.harness.records import write_atomic
+    from benchmarks.harness.records import write_together
 
     png = io.BytesIO()
     result.image.save(png, format="PNG")
+    files = {out: png.getvalue()}
     if trace is not None:
         names = ("x_t", "v_t", "final_latents", "decoded_raw")
-        write_atomic(trace, save({name: getattr(result, name).contiguous() for name in names}))
-    write_atomic(out, png.getvalue())
+        files[trace] = save({name: getattr(result, name).contiguous() for name in names})
+    write_together(files)

@@ -30,6 +30,7 @@ import os
 import tempfile
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -292,17 +293,29 @@ class Run:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` so that `path` holds either the old content or all of the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write files that belong together: each in full beside its place, then all are renamed.
+
+    What cannot be written leaves every path as it was.
+    """
+    waiting: dict[Path, str] = {}
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        for path, data in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, waiting[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(waiting[path], 0o644)
+        for path in files:
+            os.replace(waiting.pop(path), path)
     except BaseException:
-        os.unlink(temporary)
+        for temporary in waiting.values():
+            os.unlink(temporary)
         raise
 
 

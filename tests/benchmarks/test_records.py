@@ -95,3 +95,19 @@ def test_a_killed_writer_leaves_whole_lines(tmp_path: Path) -> None:
 def test_another_driver_is_another_environment() -> None:
     other = Environment("cpu", "Linux", "some cpu", 2, "3.11.7", "2.13.0", "3.6.0", "2.3.5", driver="580")
     assert other.fingerprint != ENVIRONMENT.fingerprint
+
+
+TOO_LONG = "x" * 300
+"""No file can have this name, so its writing fails after that of the file before it."""
+
+
+def test_of_files_that_belong_together_none_is_written_if_one_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="name too long"):
+        records.write_together({tmp_path / "trace": b"new", tmp_path / TOO_LONG: b"new"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_belong_together_are_all_written(tmp_path: Path) -> None:
+    records.write_together({tmp_path / "folder" / "a": b"1", tmp_path / "b": b"2"})
+    assert [(tmp_path / name).read_bytes() for name in ("folder/a", "b")] == [b"1", b"2"]
+    assert len(list(tmp_path.rglob("*"))) == 3
