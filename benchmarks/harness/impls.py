@@ -50,6 +50,9 @@ def _third_party(spec: str) -> MoTOps:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ValueError(f"implementation {spec!r} does not import: {error}; is it on PYTHONPATH?") from error
+    except Exception as error:  # whatever a third party's code raises while it is imported
+        found = f"{type(error).__name__}: {error}"
+        raise ValueError(f"implementation {spec!r} does not import: {found}; mend it, then try again") from error
     ops = getattr(module, attribute, None)
     if not isinstance(ops, MoTOps):
         found = "nothing" if ops is None else type(ops).__name__

@@ -26,6 +26,19 @@ def test_unknown_implementation_is_refused(spec, message):
         load_impl(spec)
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("OPS = (", "SyntaxError: "), ("raise RuntimeError('no licence')", "RuntimeError: no licence; mend it")],
+    ids=["syntax", "runtime"],
+)
+def test_a_module_that_raises_is_refused_by_the_errors_type(tmp_path, monkeypatch, text, found):
+    name = f"theirs_{found[:6].lower()}"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=f"'{name}:OPS' does not import: {found}"):
+        load_impl(f"{name}:OPS")
+
+
 def test_tiles_are_refused_where_nothing_reads_them(tmp_path):
     with pytest.raises(ValueError, match="only 'fused' reads them"):
         load_impl("reference", tmp_path)
