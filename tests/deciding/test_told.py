@@ -51,6 +51,15 @@ def test_markdown_shows_what_is_not_green_and_counts_the_rest(red: Joint) -> Non
     assert "20 more series: 20 pass." in text
 
 
+def test_markdown_is_short_however_much_regressed(comparison: Any, rounds: Made) -> None:
+    many = [Series("mlp.track_seconds", {"n": str(i)}) for i in range(30)]
+    comparison.asked(*many)
+    for i, series in enumerate(many):
+        comparison.measured(rounds(0.05, seed=i, series=series))
+    text = told.markdown(comparison.judge())
+    assert (text.count("| regressed |"), "20 more series: 20 regressed." in text) == (told.SHOWN, True)
+
+
 def test_markdown_escapes_what_a_process_said(red: Joint) -> None:
     assert "&lt;script&gt;\\|'x'" in told.markdown(red)
     assert "<script>" not in told.markdown(red)
