@@ -1,6 +1,7 @@
 """Shared fixtures. The interpreter is chosen here, once, before anything imports mot_impl."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -8,6 +9,15 @@ import torch
 HAS_GPU = torch.cuda.is_available()
 if not HAS_GPU:
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tests share few cores, and threads that wait for each other would take most of a small product's time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

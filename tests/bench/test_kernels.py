@@ -43,12 +43,9 @@ OPTIONS = ("enable", "only", "autosave", "save", "compare", "json")
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def without_gradients(one_thread):
     with torch.no_grad():
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(("name", "params"), SERIES)

@@ -1,7 +1,6 @@
 """Where the fused kernels run in this process, and tile tables that make them take many steps."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,9 @@ def device() -> torch.device:
     return torch.device("cpu") if mot_impl.device.INTERPRETED else torch.device("cuda", 0)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tests share few cores; small products do not need two of them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(scope="module", autouse=True)
+def small_products(one_thread: None) -> None:
+    """Nothing here gains from a second thread."""
 
 
 @pytest.fixture
