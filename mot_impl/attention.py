@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mot_impl.device import require_supported
-from reference_impl.contract import check_attention, on_16_bytes
+from reference_impl.checks import check_attention
+from reference_impl.contract import on_16_bytes
 
 FUSED_FIRST = [
     SDPBackend.CUDNN_ATTENTION,

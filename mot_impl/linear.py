@@ -9,7 +9,8 @@ from mot_impl.device import launch, require_supported, require_unit_stride
 from mot_impl.products import add_product
 from mot_impl.routing import tile_coordinates, tile_rows
 from mot_impl.tiles import Tile, TileTable
-from reference_impl.contract import Experts, Problem, Route, check_linear, require
+from reference_impl.checks import check_linear
+from reference_impl.contract import Experts, Problem, Route, require
 
 
 @triton.jit(do_not_specialize=["n_rows", "n_text"])

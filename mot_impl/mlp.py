@@ -10,7 +10,8 @@ from mot_impl.linear import launch_routed, linear, on_hopper, operands
 from mot_impl.products import add_product
 from mot_impl.routing import tile_coordinates, tile_rows
 from mot_impl.tiles import TileTable
-from reference_impl.contract import Experts, Problem, Route, check_gated_linear, check_gated_mlp
+from reference_impl.checks import check_gated_linear, check_gated_mlp
+from reference_impl.contract import Experts, Problem, Route
 
 
 @triton.jit(do_not_specialize=["n_rows", "n_text"])

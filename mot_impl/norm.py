@@ -8,7 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from mot_impl.device import INTERPRETED, launch, require_supported, require_unit_stride
-from reference_impl.contract import Route, check_norm, require
+from reference_impl.checks import check_norm
+from reference_impl.contract import Route, require
 
 WIDEST = 32_768
 """A program keeps a whole row in registers, 32 values a thread at this width with 32 warps. Twice as many spill."""

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from mot_impl.device import launch, require_supported, require_unit_stride
 from mot_impl.norm import HeadBlock, head_coordinates
-from reference_impl.contract import QKNorm, Rotary, Route, check_qk_norm_rotary, check_rotary
+from reference_impl.checks import check_qk_norm_rotary, check_rotary
+from reference_impl.contract import QKNorm, Rotary, Route
 
 
 @triton.jit

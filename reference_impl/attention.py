@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reference_impl.contract import check_attention, on_16_bytes
+from reference_impl.checks import check_attention
+from reference_impl.contract import on_16_bytes
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:

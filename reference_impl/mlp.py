@@ -3,7 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from reference_impl.contract import Experts, Route, accumulation_dtype, check_gated_linear, check_gated_mlp
+from reference_impl.checks import check_gated_linear, check_gated_mlp
+from reference_impl.contract import Experts, Route, accumulation_dtype
 from reference_impl.linear import linear
 
 

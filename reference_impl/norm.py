@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from reference_impl.contract import Route, accumulation_dtype, check_norm, require
+from reference_impl.checks import check_norm
+from reference_impl.contract import Route, accumulation_dtype, require
 
 
 def rms_norm(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:

@@ -3,15 +3,8 @@
 import torch
 from torch import Tensor
 
-from reference_impl.contract import (
-    QKNorm,
-    Rotary,
-    Route,
-    accumulation_dtype,
-    check_qk_norm_rotary,
-    check_rotary,
-    upcast,
-)
+from reference_impl.checks import check_qk_norm_rotary, check_rotary
+from reference_impl.contract import QKNorm, Rotary, Route, accumulation_dtype, upcast
 from reference_impl.norm import head_rms_norm
 
 
