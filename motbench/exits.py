@@ -5,6 +5,10 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from pathlib import Path
+
+REFUSALS = (ValueError, TypeError, NotImplementedError, OSError)
+"""What the door raises for bad input."""
 
 
 class Exit(enum.IntEnum):
@@ -21,8 +25,8 @@ class Exit(enum.IntEnum):
 def guarded(run: Callable[[], None]) -> int:
     """Run a command; one line on stderr instead of a traceback.
 
-    ValueError, TypeError, NotImplementedError and OSError are what the door raises for bad input: code 2. Anything
-    else is our fault: code 5, and the traceback is kept in a file for the bug report.
+    REFUSALS are what the door raises for bad input: code 2. Anything else is our fault: code 5, and the traceback is
+    kept in a file for the bug report.
     """
     try:
         run()
@@ -31,13 +35,18 @@ def guarded(run: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("motbench: interrupted; what was recorded so far is kept", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, NotImplementedError, OSError) as error:
+    except REFUSALS as error:
         print(f"motbench: {' '.join(str(error).split())}", file=sys.stderr)
         return Exit.BAD_INPUT
     except Exception as error:
-        with tempfile.NamedTemporaryFile("w", prefix="motbench-", suffix=".log", delete=False) as log:
-            traceback.print_exc(file=log)
-        message = f"motbench: internal error: {type(error).__name__}: {' '.join(str(error).split())}"
-        print(f"{message}; the traceback is in {log.name}", file=sys.stderr)
-        return Exit.INTERNAL
+        return internal(error)
     return Exit.PASS
+
+
+def internal(error: Exception, folder: Path | None = None) -> Exit:
+    """Say what broke in one line and keep the traceback in `folder`, or in the temporary one."""
+    with tempfile.NamedTemporaryFile("w", prefix="traceback-", suffix=".txt", dir=folder, delete=False) as log:
+        traceback.print_exception(error, file=log)
+    message = f"motbench: internal error: {type(error).__name__}: {' '.join(str(error).split())}"
+    print(f"{message}; the traceback is in {log.name}", file=sys.stderr)
+    return Exit.INTERNAL

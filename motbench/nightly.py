@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import subprocess
 import sys
 import time
 import typing
@@ -17,6 +16,8 @@ from pathlib import Path
 
 import typer
 
+from motbench.exits import Exit
+
 if typing.TYPE_CHECKING:
     from benchmarks.harness.records import Provenance, Status, Step
 
@@ -25,6 +26,9 @@ GATES = ("conformance", "parity", "golden")
 
 STEP_LIMIT_S = 30 * 60
 """A step that runs longer is ended and is not measured: a hang must not cost the report."""
+
+KEPT_COMMITS = 5
+"""Commits whose packages and compiled kernels stay in .asv/nightly; either is made again in a minute."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +45,20 @@ def nightly(
     results: typing.Annotated[Path, typer.Option(help="where records, asv results and the report go")] = Path(
         "results"
     ),
-    keep: typing.Annotated[int, typer.Option(help="runs whose pictures are kept; records are kept for good")] = 30,
+    keep: typing.Annotated[
+        int, typer.Option(min=1, help="runs whose pictures are kept; records are kept for good")
+    ] = 30,
 ) -> None:
     """Run the main job on HEAD to the end; leave with the verdict's exit code."""
-    from benchmarks.harness import environment, records
+    from benchmarks.harness import doctor, environment, overlay, records
+    from motbench import summary
     from reports import retention, site
     from reports import verdict as judge
 
     root = environment.repository_root()
+    if doctor.look("torch", root).status == "failed":  # without torch, nothing can say what machine this is
+        print("\n".join(doctor.lines(doctor.examine(root))))
+        raise typer.Exit(Exit.BAD_INPUT)
     provenance = environment.provenance(root, seed=0, command="motbench nightly")
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{provenance.commit[:8]}"
     night = Night(root, results.resolve(), results.resolve() / "runs" / run_id, provenance)
@@ -65,8 +75,9 @@ def nightly(
         verdict = judge.judge(night.folder, night.results)
         records.write_json(night.folder / "verdict.json", verdict)
         retention.prune(night.results, keep)
+        overlay.prune(root / ".asv" / "nightly", KEPT_COMMITS)
         page = site.build(night.results, night.results / "site")
-        print(f"\n{judge.summary_text(verdict)}\n\nreport: {page}")
+        print(f"\n{summary.text(verdict)}\n\nreport: {page}")
     raise typer.Exit(records.EXIT_CODES[verdict.status])
 
 
@@ -98,7 +109,8 @@ def _steps(night: Night) -> Iterator[Step]:
         red += [name] if outcome.status != "pass" else []
         yield outcome
     if red:
-        yield Step("asv", "not-measured", 0.0, f"no time is measured while {' and '.join(red)} is not green")
+        are = "are" if len(red) > 1 else "is"
+        yield Step("asv", "not-measured", 0.0, f"no time is measured while {' and '.join(red)} {are} not green")
     else:
         yield timed("asv", partial(_asv, night))
 
@@ -111,7 +123,7 @@ def timed(name: str, run: Callable[[], tuple[Status, str]]) -> Step:
     started = time.monotonic()
     try:
         status, reason = run()
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError) as error:
         status, reason = "not-measured", " ".join(str(error).split())
     return Step(name, status, time.monotonic() - started, reason)
 
@@ -130,23 +142,30 @@ def _doctor(night: Night) -> tuple[Status, str]:
 
 
 def measured(night: Night, name: str) -> tuple[Status, str]:
-    """One measuring step in its own process, importing the packages under test of HEAD and nothing newer."""
-    from benchmarks.harness import overlay
+    """One measuring step in its own process, importing the packages under test of HEAD and nothing newer.
+
+    What it prints is in NAME.log of the run's folder too; its last word is the reason if it dies.
+    """
+    from benchmarks.harness import logged, overlay
     from benchmarks.harness.records import EXIT_CODES
 
     commit = night.provenance.commit
     kept = night.root / ".asv" / "nightly" / commit
     packages = overlay.export(night.root, commit, kept)
-    environment = os.environ | {"PYTHONPATH": str(packages), "TRITON_CACHE_DIR": str(kept / "triton")}
+    os.utime(kept)  # pruning goes by age of use
+    path = os.pathsep.join((str(packages), str(night.root)))
+    environment = os.environ | {"PYTHONPATH": path, "TRITON_CACHE_DIR": str(kept / "triton")}
     if night.provenance.environment.profile == "cpu":
         environment["TRITON_INTERPRET"] = "1"
-    # -P: without it the working directory would come before the overlay.
-    command = [sys.executable, "-P", "-m", "motbench", "step", name, str(night.folder), str(packages)]
-    code = subprocess.run(command, env=environment, cwd=night.root, timeout=STEP_LIMIT_S, check=False).returncode
+    # -P: without it the working directory would come before the overlay; -u: what is printed is seen at once.
+    command = [sys.executable, "-u", "-P", "-m", "motbench", "step", name]
+    command += [str(night.folder), str(packages), str(night.root)]
+    log = night.folder / f"{name}.log"
+    code = logged.run(command, log, environment, night.root, STEP_LIMIT_S)
     for status, known in EXIT_CODES.items():
         if known == code:
             return status, "" if status == "pass" else f"see {name}.jsonl in {night.folder}"
-    return "not-measured", f"the step ended with exit code {code}; its output above says why"
+    return "not-measured", logged.why(code, log)
 
 
 def _asv(night: Night) -> tuple[Status, str]:

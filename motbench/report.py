@@ -14,12 +14,13 @@ def report(
 ) -> None:
     """Write the report of everything recorded and leave with the newest run's exit code. Loads no torch."""
     from benchmarks.harness.records import EXIT_CODES
+    from motbench import summary
     from reports import site, verdict
 
     if not results.is_dir():
         raise ValueError(f"results folder {results} does not exist; run `make nightly`, or name one with --results")
     index = site.build(results, out or results / "site")
     judged = verdict.latest(results)
-    print(verdict.summary_text(judged))
+    print(summary.text(judged))
     print(f"\nreport: {index.resolve()}")
     raise typer.Exit(EXIT_CODES[judged.status])

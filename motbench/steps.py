@@ -1,42 +1,59 @@
-"""The measuring steps of the main job, each run in a process of its own: `motbench step NAME RUN_FOLDER PACKAGES`.
+"""The measuring steps of the main job, each in a process of its own: `motbench step NAME RUN_FOLDER PACKAGES ROOT`.
 
-A step appends records to the run folder and returns its Status. The process must have imported the packages under test
-from PACKAGES (the overlay of one commit); anything else is an error, not a number.
+A step appends records to the run folder and returns its Status. The process must have the packages under test from
+PACKAGES (the overlay of one commit) and the ruler from the checkout ROOT; anything else is an error, not a number.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import typing
 from pathlib import Path
 
 import typer
 
+from motbench.exits import REFUSALS, internal
+
 if typing.TYPE_CHECKING:
     import torch
 
+    from benchmarks.harness.golden_case import GoldenCase
     from benchmarks.harness.records import Status
 
 ORACLE = Path("tests/data/bagel_oracle")
 
 
-def step(name: str, folder: Path, packages: Path) -> None:
-    """Run one measuring step (hidden: `motbench nightly` starts it)."""
+def step(name: str, folder: Path, packages: Path, root: Path) -> None:
+    """Run one measuring step (hidden: `motbench nightly` starts it). A fault of ours leaves its traceback in folder."""
     from benchmarks.harness.records import EXIT_CODES
 
     if name not in STEPS:
         raise ValueError(f"step {name!r} is unknown; use one of {', '.join(STEPS)}")
-    prove_packages(packages)
-    _one_thread_on_a_cpu()
-    raise typer.Exit(EXIT_CODES[STEPS[name](folder)])
+    prove_packages(packages, root)
+    try:
+        _one_thread_on_a_cpu()
+        status = STEPS[name](folder)
+    except REFUSALS:
+        raise
+    except Exception as error:
+        raise typer.Exit(internal(error, folder)) from error
+    raise typer.Exit(EXIT_CODES[status])
 
 
-def prove_packages(packages: Path) -> None:
-    """Refuse to measure packages that are not under `packages`."""
-    import reference_impl
+def prove_packages(packages: Path, root: Path) -> None:
+    """Refuse packages under test that are not under `packages`, and a ruler that is not of the checkout `root`."""
+    from benchmarks.harness.overlay import PACKAGES
 
-    found = Path(reference_impl.__file__).resolve().parents[1]
-    if found != packages.resolve():
-        raise ValueError(f"reference_impl was imported from {found} but must come from {packages}; unset PYTHONPATH")
+    for name, home in [("motbench", root), ("benchmarks", root), *((name, packages) for name in PACKAGES)]:
+        # Looked up, not imported: importing mot_impl chooses between Triton's interpreter and its compiler.
+        spec = importlib.util.find_spec(name)
+        found = Path(spec.origin).resolve().parents[1] if spec and spec.origin else None
+        if found != home.resolve():
+            place = found or "nowhere"
+            raise ValueError(
+                f"{name} is imported from {place} but must come from {home.resolve()}; unset PYTHONPATH, and give each "
+                "checkout a .venv of its own (make install)"
+            )
 
 
 def conformance(folder: Path) -> Status:
@@ -67,39 +84,61 @@ def parity(folder: Path) -> Status:
     cases = [*CASES.values(), *(BAGEL_CASES.values() if device.type == "cuda" else ())]
     ok: list[bool] = []
     for dtype in dtypes:
-        before = len(ok)
-        for case in cases:
+        before, told = len(ok), 0
+        for done, case in enumerate(cases, 1):
             for result in op_parity(ops, case, dtype, device):
                 append_line(folder / "parity.jsonl", result)
                 ok.append(result.ok)
                 if not result.ok:
                     print(f"  {result.op} {result.case}: worst {result.worst:.3g}, limit {result.limit_worst:.3g}")
-        print(f"  {dtype}: {sum(ok[before:])} of {len(ok) - before} within their limits", flush=True)
+            if done * 10 // len(cases) > told:
+                told = done * 10 // len(cases)
+                within = f"{sum(ok[before:])} of {len(ok) - before} within their limits"
+                print(f"  {dtype}: {done:3} of {len(cases)} cases, {within}", flush=True)
     return _all(ok)
 
 
 def golden(folder: Path) -> Status:
-    """Pictures: the reference on every golden case; fused on all of them on a GPU, on the short ones interpreted."""
+    """Pictures: the reference on every golden case; fused on all of them on a GPU, on the short ones interpreted.
+
+    Raises, when every other case has been judged, what is wrong with a case.json.
+    """
     import reference_impl
     from benchmarks.harness import goldens
-    from benchmarks.harness.golden_case import GOLDENS, read_cases
+    from benchmarks.harness.golden_case import GOLDENS
     from benchmarks.harness.records import append_line
     from motbench.implementation import resolve
 
     device, _ = _places()
     fused_in = ("float32", "bfloat16") if device.type == "cuda" else ("float32",)
-    cases = read_cases(Path(GOLDENS))
+    cases, broken = _golden_cases(Path(GOLDENS))
     statuses: list[Status] = []
     for impl, dtype in [("reference", "float32"), *(("fused", name) for name in fused_in)]:
         ops, device, torch_dtype = resolve(impl, device.type, dtype)
         plan = goldens.Plan(impl, ops, reference_impl.OPS, device, torch_dtype)
-        for result in goldens.check(goldens.selected(cases, impl, device), plan, folder):
+        for result in goldens.check_all(goldens.selected(cases, impl, device), plan, folder):
             append_line(folder / "golden.jsonl", result)
             statuses.append(result.status)
             line = f"  {result.case:24} {impl:9} {dtype:8} against {result.against:9} {result.status:12}"
             print(f"{line} {result.seconds:5.1f} s  {result.reason}".rstrip(), flush=True)
+    if broken:
+        raise broken[0]
     order: tuple[Status, ...] = ("regressed", "not-measured", "inconclusive")
     return next((status for status in order if status in statuses), "pass" if statuses else "not-measured")
+
+
+def _golden_cases(goldens: Path) -> tuple[list[GoldenCase], list[Exception]]:
+    """Every case that can be read, and what is wrong with the others."""
+    from benchmarks.harness.golden_case import read_case
+
+    cases: list[GoldenCase] = []
+    broken: list[Exception] = []
+    for folder in sorted(path for path in goldens.iterdir() if path.is_dir()):
+        try:
+            cases.append(read_case(folder))
+        except (OSError, ValueError) as error:
+            broken.append(error)
+    return cases, broken
 
 
 def _one_thread_on_a_cpu() -> None:

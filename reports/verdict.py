@@ -129,7 +129,7 @@ def _counted(items: list[Item]) -> str:
     return " and ".join(f"{counts[area]} {NOUNS[area][counts[area] > 1]}" for area in AREAS if counts[area])
 
 
-def summary_text(verdict: Verdict, most: int = 5) -> str:
+def summary_text(verdict: Verdict, most: int = 4) -> str:
     """One screen for a terminal: the verdict, each area, the first `most` things to look at, and what to type."""
     lines = [f"{verdict.status.upper()}: {verdict.sentence}", ""]
     for area in AREAS:

@@ -2,12 +2,11 @@
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import environment, profiles
+from benchmarks.harness import environment, logged, profiles
 from benchmarks.harness.records import Series, Status, Timing, Value, read_lines, write_json
 
 
@@ -15,22 +14,23 @@ def run(root: Path, results: Path, folder: Path, bench: str = "") -> tuple[Statu
     """Measure HEAD of the repository at `root`; ("pass", "") or ("not-measured", why).
 
     results/asv grows by asv's own JSON; of a dirty tree (the ruler itself may be changed) that goes to folder/asv and
-    is never a baseline. folder gets timing.jsonl and values.jsonl, one line per process, and asv.conf.json, which says
-    how asv was called. `bench` is a regular expression that selects benchmarks, as asv's --bench.
+    is never a baseline. folder gets timing.jsonl and values.jsonl, one line per process, asv.conf.json, which says how
+    asv was called, and asv.log, what it printed. `bench` is a regular expression that selects benchmarks, as asv's
+    --bench.
     """
     root, results, folder = root.resolve(), results.resolve(), folder.resolve()
     commit = environment.git(root, "rev-parse", "HEAD")
     write_json(folder / "asv.conf.json", configuration(root, results, folder))
-    command = [sys.executable, "-m", "asv", "run", "--config", str(folder / "asv.conf.json"), "--show-stderr"]
+    command = [sys.executable, "-u", "-m", "asv", "run", "--config", str(folder / "asv.conf.json"), "--show-stderr"]
     command += ["--record-samples", f"{commit}^!", *(["--bench", bench] if bench else [])]
     # asv changes into the config file's folder; the path lets it find the plugin from there.
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(root)}, check=False)
+    code = logged.run(command, folder / "asv.log", os.environ | {"PYTHONPATH": str(root)})
     measured = _measured(folder, commit)
     missing = [name for name in _expected(bench) if name not in measured]
     if missing:
-        return "not-measured", f"{len(missing)} series have no result, {missing[0]} first; asv's output says why"
-    if done.returncode:
-        return "not-measured", f"asv ended with exit code {done.returncode}; its output says why"
+        return "not-measured", f"{len(missing)} series have no result, {missing[0]} first; asv.log says why"
+    if code:
+        return "not-measured", f"asv: {logged.why(code, folder / 'asv.log')}"
     return "pass", ""
 
 

@@ -49,11 +49,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Made:
-    """A picture with its latents after, and its velocity during each update, [updates, n, width]; or why none."""
+    """A picture with its latents after, and its velocity during each update, [updates, n, width]; or why none.
+
+    judged  False if what lies on disk, not the implementation, is why there is no picture
+    """
 
     picture: RGB | None = None
     latents: dict[typing.Literal["x_t", "v_t"], images.Map] = field(default_factory=dict)
     error: str = ""
+    judged: bool = True
 
 
 Painter = Callable[[GoldenCase], Made]
@@ -90,9 +94,28 @@ def check(cases: Iterable[GoldenCase], plan: Plan, out: Path) -> Iterator[Golden
     to. Raises OSError or ValueError for a golden or a case that cannot be read, NotImplementedError for a dtype that
     the implementation does not have. A picture that cannot be made is a record that says why, not an error.
     """
-    goldens = [(case, case.expected(), case.stale()) for case in cases]
-    judged, witness = painter(plan.ops, plan), painter(plan.witness, plan)
-    for case, expected, stale in goldens:
+    yield from _judged([(case, approved(case)) for case in cases], plan, out, painter)
+
+
+def check_all(cases: Iterable[GoldenCase], plan: Plan, out: Path) -> Iterator[Golden]:
+    """The same for a run that nobody watches: whatever is wrong with a case is its record, and the others go on.
+
+    A golden or an input that cannot be read is not measured; an implementation that raises anything is regressed.
+    """
+    yield from _judged([(case, _tolerant(approved)(case)) for case in cases], plan, out, _patient)
+
+
+def approved(case: GoldenCase) -> Made:
+    """The golden, and why it is void if it is. Raises OSError or ValueError if it or the input cannot be read."""
+    expected, stale = case.expected(), case.stale()
+    return Made(expected, error=stale if expected is not None else _no_golden(case))
+
+
+def _judged(
+    goldens: Iterable[tuple[GoldenCase, Made]], plan: Plan, out: Path, paint: Callable[[MoTOps, Plan], Painter]
+) -> Iterator[Golden]:
+    judged, witness = paint(plan.ops, plan), paint(plan.witness, plan)
+    for case, golden in goldens:
         start = time.perf_counter()
         made = judged(case)
         if plan.ops is not plan.witness:
@@ -100,7 +123,6 @@ def check(cases: Iterable[GoldenCase], plan: Plan, out: Path) -> Iterator[Golden
             finding = compare(reference, made, case.limits_of("parity", plan.dtype_name))
             yield _record(case, plan, "reference", finding, out, start)
             start = time.perf_counter()
-        golden = Made(expected, error=stale if expected is not None else _no_golden(case))
         finding = compare(golden, made, case.limits_of("drift", plan.dtype_name))
         yield _record(case, plan, "golden", finding, out, start)
 
@@ -123,6 +145,25 @@ def painter(ops: MoTOps, plan: Plan) -> Painter:
     return paint
 
 
+def _patient(ops: MoTOps, plan: Plan) -> Painter:
+    """A painter that raises nothing."""
+    return _tolerant(painter(ops, plan))
+
+
+def _tolerant(make: Painter) -> Painter:
+    """What cannot be read is not judged; what a kernel raises (Triton's and CUDA's errors are of any type) is."""
+
+    def made(case: GoldenCase) -> Made:
+        try:
+            return make(case)
+        except (OSError, ValueError) as error:
+            return Made(error=" ".join(str(error).split()), judged=False)
+        except Exception as error:
+            return Made(error=f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+    return made
+
+
 def made_of(result: GeneratedImage) -> Made:
     """A generated picture as arrays. Raises ValueError unless it is RGB."""
     if result.image.mode != "RGB":
@@ -137,6 +178,8 @@ def compare(expected: Made, made: Made, limits: Mapping[str, float] | None) -> F
     No picture is a failure; an expectation that is missing or void means that nothing was measured.
     """
     a, b = expected.picture, made.picture
+    if b is None and not made.judged:
+        return Finding("not-measured", made.error, a)
     if b is None:
         return Finding("regressed", f"no picture was made: {made.error}", a)
     if a is None or expected.error:

@@ -104,7 +104,7 @@ def export(root: Path, commit: str, folder: Path) -> Path:
 
 
 def prune(commits: Path, keep: int) -> None:
-    """Delete all but the `keep` folders of `commits` that were written to last."""
-    by_age = sorted(commits.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+    """Delete all but the `keep` folders of `commits` that were written to last; there may be no `commits` yet."""
+    by_age = sorted(commits.glob("*"), key=lambda folder: folder.stat().st_mtime, reverse=True)
     for folder in by_age[keep:]:
         shutil.rmtree(folder, ignore_errors=True)

@@ -103,6 +103,21 @@ def test_triton_that_torch_does_not_want_is_a_failure(repository, monkeypatch):
     assert (check.status, check.cure) == ("failed", "pip install triton==9.9.9")
 
 
+def test_a_torch_that_does_not_import_is_a_failure_with_its_cure(repository, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    check = found(repository, "torch")
+    assert check.status == "failed"
+    assert "but it does not import" in check.found
+    assert "pip install torch" in check.cure
+
+
+@pytest.mark.parametrize("name", doctor.NEED_TORCH)
+def test_what_needs_torch_says_so_in_one_line(repository, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    check = found(repository, name)
+    assert (check.status, check.found) == ("failed", "not looked at, because torch does not import")
+
+
 def test_path_set_by_the_user_is_a_warning(repository, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
     assert found(repository, "path").status == "warning"

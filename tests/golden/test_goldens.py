@@ -18,7 +18,7 @@ from benchmarks.harness import goldens, images
 from benchmarks.harness.golden_case import read_case
 from benchmarks.harness.goldens import Made, compare, selected
 from benchmarks.harness.records import Golden, append_line, read_lines
-from reference_impl.contract import Experts, MoTOps
+from reference_impl.contract import Experts, MoTOps, Route
 from tests.golden.conftest import change, plan
 
 REFERENCE = reference_impl.OPS
@@ -120,6 +120,54 @@ def test_a_bad_golden_is_refused_before_any_picture_is_made(approved: Path) -> N
     with pytest.raises(ValueError, match=r"bad/expected\.png is not a PNG but JPEG"):
         list(goldens.check([read_case(approved), read_case(bad)], plan(), out))
     assert not out.exists()
+
+
+def check_all(folders: list[Path], judged: goldens.Plan) -> list[tuple[str, str, str]]:
+    """Of each record the case, what it was judged against, and its status; its reason beside what is not a pass."""
+    found = goldens.check_all([read_case(folder) for folder in folders], judged, folders[0].parents[1] / "out")
+    return [(one.case, one.against, " ".join((one.status, one.reason)).strip()) for one in found]
+
+
+def test_at_night_a_bad_golden_is_its_own_record_and_the_others_go_on(approved: Path) -> None:
+    bad = Path(shutil.copytree(approved, approved.parent / "bad"))
+    with Image.open(bad / "expected.png") as picture:
+        picture.save(bad / "expected.png", format="JPEG")
+    drift, other = check_all([bad, approved], plan())
+    assert drift[2].startswith("not-measured ")
+    assert drift[2].count("bad/expected.png is not a PNG but JPEG") == 1
+    assert other == ("small", "golden", "pass")
+
+
+def test_at_night_a_bad_golden_leaves_parity(approved: Path) -> None:
+    (approved / "expected.png").write_bytes(b"no picture")
+    parity, drift = check_all([approved], plan("fused", mot_impl.OPS))
+    assert parity == ("small", "reference", "pass")
+    assert drift[2].startswith("not-measured ")
+
+
+def test_at_night_a_bad_input_blames_no_kernel(edit: Path) -> None:
+    (edit / "input.png").write_bytes(b"no picture")
+    parity, drift = check_all([edit], plan("fused", mot_impl.OPS))
+    assert {parity[2].split(" ")[0], drift[2].split(" ")[0]} == {"not-measured"}
+    assert "input.png" in parity[2]
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, NotImplementedError, KeyError])
+def test_at_night_a_kernel_that_raises_is_regressed_and_the_others_go_on(approved: Path, kind: type[Exception]) -> None:
+    calls: list[int] = []
+
+    def linear(x: torch.Tensor, experts: Experts, route: Route) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 1:
+            raise kind("no such tile")
+        return REFERENCE.linear(x, experts, route)
+
+    other = Path(shutil.copytree(approved, approved.parent / "other"))
+    faulty = dataclasses.replace(REFERENCE, name="faulty", linear=linear)
+    *first, third, fourth = check_all([approved, other], plan("my.kernels:OPS", faulty))
+    assert [(case, against) for case, against, _ in first] == [("small", "reference"), ("small", "golden")]
+    assert all(said.startswith(f"regressed no picture was made: {kind.__name__}: ") for _, _, said in first)
+    assert (third, fourth) == (("other", "reference", "pass"), ("other", "golden", "pass"))
 
 
 def test_an_edit_is_judged_too(edit: Path) -> None:
