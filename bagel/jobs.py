@@ -20,6 +20,8 @@ class ImageRequest:
     init_noise       [image tokens, latent width], used instead of the drawn one (which is drawn all the same, so that
                      the posterior noise depends on the seed alone)
     posterior_noise  [C, H/8, W/8], likewise
+    trajectory       [updates, image tokens, latent width]: the latent that each update starts from, instead of where
+                     the one before ended; so an update's own error is seen, without those of earlier ones
     Raises ValueError for what cannot be combined.
     """
 
@@ -34,6 +36,7 @@ class ImageRequest:
     guidance: Guidance = field(default_factory=Guidance)
     init_noise: Tensor | None = None
     posterior_noise: Tensor | None = None
+    trajectory: Tensor | None = None
     max_think_tokens: int = 1000
 
     def __post_init__(self) -> None:

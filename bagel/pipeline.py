@@ -1,5 +1,6 @@
 """The three jobs: text-to-image, image editing, and understanding."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from bagel.jobs import GeneratedImage, GeneratedText, ImageRequest, TextRequest
 from bagel.latents import Grid
 from bagel.model import Bagel
 from bagel.probe import QUIET, Probe
-from bagel.sampler import Guidance, Trajectory, guide, integrate, schedule
+from bagel.sampler import Guidance, guide, integrate, schedule
 from bagel.transformer import Context
 from bagel.transforms import VAE_RESIZE, VIT_RESIZE, Resize, to_image, to_pixels, to_rgb
 from reference_impl.contract import MoTOps, require
@@ -80,11 +81,13 @@ class BagelPipeline:
         grid = self._output_grid(request, picture)
         self._check_length(request)
         init_noise, posterior_noise = self._noise(request, grid, picture)
+        given = self._given(request, init_noise.expand(len(times) - 1, *init_noise.shape))
 
         contexts, plan = self._contexts(request, picture, posterior_noise, probe)
         for branch, context in contexts.items():
             _show(context, probe.at(phase="context", branch=branch))
-        trajectory = self._denoise(contexts, grid, init_noise, times, request.guidance, probe.at(phase="denoise"))
+        velocity = self._velocity(contexts, grid, request.guidance, probe.at(phase="denoise"))
+        trajectory = integrate(velocity, init_noise, times, given)
         raw = self.model.autoencoder.decode(grid.unpack(trajectory.final, self.model.config.latent_patch)).cpu()
         x_t, v_t, final = (tensor.cpu() for tensor in (trajectory.x_t, trajectory.v_t, trajectory.final))
         return GeneratedImage(to_image(raw), x_t, v_t, final, raw, plan)
@@ -158,6 +161,12 @@ class BagelPipeline:
             posterior = _chosen(request.posterior_noise, drawn, "posterior_noise").to(self.model.device)
         return init.to(self.model.device), posterior
 
+    def _given(self, request: ImageRequest, like: Tensor) -> Tensor | None:
+        """The latents that the updates are to start from, of the shape of `like`, on the model's device."""
+        if request.trajectory is None:
+            return None
+        return _chosen(request.trajectory, like, "trajectory").to(self.model.device)
+
     def _contexts(
         self, request: ImageRequest, picture: Picture | None, posterior_noise: Tensor | None, probe: Probe
     ) -> tuple[dict[str, Context], str | None]:
@@ -183,9 +192,10 @@ class BagelPipeline:
             main = model.add_text(main, model.tokenizer.prompt(plan), probe)
         return {"main": main, "no_text": no_text, "no_image": no_image}, plan
 
-    def _denoise(
-        self, contexts: dict[str, Context], grid: Grid, noise: Tensor, times: Tensor, guidance: Guidance, probe: Probe
-    ) -> Trajectory:
+    def _velocity(
+        self, contexts: dict[str, Context], grid: Grid, guidance: Guidance, probe: Probe
+    ) -> Callable[[int, Tensor, Tensor], Tensor]:
+        """The guided velocity as a function of (step, t [], x [n, width])."""
         model = self.model
         blocks = {branch: model.latent_block(context, grid) for branch, context in contexts.items()}
 
@@ -204,7 +214,7 @@ class BagelPipeline:
                 return main
             return guide(main, branch("no_text"), branch("no_image") if image_scale > 1 else None, guidance)
 
-        return integrate(velocity, noise, times)
+        return velocity
 
 
 def _sized(image: Image.Image, stride: int, side: int) -> Sized:
@@ -219,7 +229,7 @@ def _sized(image: Image.Image, stride: int, side: int) -> Sized:
 
 
 def _chosen(given: Tensor | None, drawn: Tensor, name: str) -> Tensor:
-    """The given noise instead of the drawn one, if it has the same shape and is finite."""
+    """The given latents instead of the drawn ones, if they have the same shape and are finite."""
     if given is None:
         return drawn
     require(given.shape == drawn.shape, "{} has shape {} but must be {}", name, tuple(given.shape), tuple(drawn.shape))

@@ -109,14 +109,18 @@ class Trajectory:
     final: Tensor
 
 
-def integrate(velocity: Callable[[int, Tensor, Tensor], Tensor], noise: Tensor, times: Tensor) -> Trajectory:
+def integrate(
+    velocity: Callable[[int, Tensor, Tensor], Tensor], noise: Tensor, times: Tensor, given: Tensor | None = None
+) -> Trajectory:
     """Euler: x <- x - v * (t_i - t_{i+1}) from noise at t = 1, x in float32.
 
     velocity(step, t [], x [n, width]) -> [n, width]; v * dt is formed in v's dtype, as upstream does.
+    given [updates, n, width]: the x that each update starts from, instead of noise and its followers.
     """
     x = noise.float()
     xs, vs = [], []
     for step, (t, following) in enumerate(pairwise(times)):
+        x = x if given is None else given[step].float()
         v = velocity(step, t, x)
         xs.append(x)
         vs.append(v.float())

@@ -143,6 +143,16 @@ def test_impossible_request_cannot_be_made(changes: dict[str, object], message: 
         replace(T2I, **changes)  # type: ignore[arg-type]
 
 
+def test_a_given_trajectory_replaces_what_the_updates_before_made(
+    small: BagelPipeline, picture: GeneratedImage
+) -> None:
+    given = torch.stack([picture.x_t[0] / 2, picture.x_t[1]])
+    forced = small.generate(replace(T2I, trajectory=given))
+    assert torch.equal(forced.x_t, given)
+    assert not torch.equal(forced.v_t[0], picture.v_t[0])
+    assert torch.equal(forced.v_t[1], picture.v_t[1])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -151,8 +161,9 @@ def test_impossible_request_cannot_be_made(changes: dict[str, object], message: 
         ({"width": 2048}, "width 2048 needs 128 tokens along one side but the checkpoint has positions for 64"),
         ({"init_noise": torch.zeros(6, 63)}, r"init_noise has shape \(6, 63\) but must be \(6, 64\)"),
         ({"init_noise": torch.full((6, 64), torch.nan)}, "init_noise holds 384 NaN or infinite values of 384"),
+        ({"trajectory": torch.zeros(3, 6, 64)}, r"trajectory has shape \(3, 6, 64\) but must be \(2, 6, 64\)"),
     ],
-    ids=["steps", "stride", "too large", "noise", "nan noise"],
+    ids=["steps", "stride", "too large", "noise", "nan noise", "trajectory"],
 )
 def test_request_that_does_not_fit_is_refused_before_the_first_pass(
     small: BagelPipeline, changes: dict[str, object], message: str
