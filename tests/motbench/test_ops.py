@@ -14,7 +14,7 @@ BROKEN = """
 import dataclasses
 import reference_impl
 OPS = dataclasses.replace(
-    reference_impl.OPS, name="broken", rotary=lambda x, table: reference_impl.OPS.rotary(x, table) * {factor}
+    reference_impl.OPS, name="broken", rotary=lambda x, table: {result}
 )
 """
 
@@ -39,13 +39,25 @@ def tiles(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("factor", ["1.01", "float('nan')"], ids=["off-by-a-hundredth", "nan"])
 def test_a_third_partys_broken_op_is_named(tmp_path: Path, factor: str) -> None:
-    (tmp_path / "theirs.py").write_text(BROKEN.format(factor=factor))
+    (tmp_path / "theirs.py").write_text(BROKEN.format(result=f"reference_impl.OPS.rotary(x, table) * {factor}"))
     asked = ("ops", "--impl", "theirs:OPS", "--case", "outliers", "--json", tmp_path / "ops.json")
     done = motbench(*asked, path=tmp_path)
     assert done.returncode == 1, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines() if line.endswith("OUTSIDE")] == ["rotary"]
     assert "motbench ops --impl theirs:OPS --device cpu --dtype float32 --case outliers" in done.stdout
     assert {one["op"] for one in json.loads((tmp_path / "ops.json").read_text()) if not one["ok"]} == {"rotary"}
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [("x[:1]", "ValueError: cannot compare (1, 4, 64)"), ("x.nope", "AttributeError: ")],
+    ids=["wrong-shape", "raises"],
+)
+def test_an_op_that_cannot_be_judged_is_named(tmp_path: Path, result: str, says: str) -> None:
+    (tmp_path / "theirs.py").write_text(BROKEN.format(result=result))
+    done = motbench("ops", "--impl", "theirs:OPS", "--case", "outliers", path=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert f"broken rotary on outliers: {says}" in done.stderr
 
 
 def test_an_implementation_that_agrees_passes() -> None:
