@@ -87,7 +87,8 @@ class Joint:
         pattern = "^" + re.sub(r"([.()\[\]+*?|^$\\{}])", r"\\\1", decision.series.label) + "$"
         # asv's names hold single quotes: inside double ones they read better, if nothing else in them means something.
         pattern = f'"{pattern}"' if re.fullmatch(r"[\w.,' ()\\^-]+\$", pattern) else shlex.quote(pattern)
-        rounds = decision.rounds if decision.status == "regressed" else min(2 * decision.rounds, MOST)
+        longer = min(max(2 * decision.rounds, decide.LEAST), MOST)
+        rounds = decision.rounds if decision.status == "regressed" else longer
         return f"motbench compare {self.asked.base[:10]} {self.asked.head[:10]} --bench {pattern} --rounds {rounds}"
 
 

@@ -138,6 +138,16 @@ def test_an_accepted_slowdown_does_not_close_the_gate(comparison: Any, rounds: M
     assert (EXIT_CODES[found.status], found.sentence) == (0, "1 accepted.")
 
 
+@pytest.mark.parametrize(("n", "typed"), [(1, 4), (12, 24), (40, 60)])
+def test_what_could_not_be_decided_is_measured_twice_as_long(
+    comparison: Any, rounds: Made, qkv: Series, n: int, typed: int
+) -> None:
+    comparison.asked(qkv)
+    comparison.measured(rounds(noise=0.1, n=n))
+    found = comparison.judge()
+    assert found.reproduce(found.decisions[0]).endswith(f" --rounds {typed}")
+
+
 def test_the_line_that_reproduces_selects_this_series_alone(
     comparison: Any, rounds: Made, qkv: Series, rms: Series
 ) -> None:
