@@ -114,7 +114,7 @@ def _render(path: Path, night: Night, judged: Verdict, results: Path, shelf: She
         cards=page.cards(night, site),
         outside=page.outside(night.profile.outside if night.profile else []),
         history=history,
-        floor=words.percent(timing.FLOOR[night.run.provenance.environment.profile]) if night.run else "",
+        matters=words.percent(timing.MATTERS[night.run.provenance.environment.profile]) if night.run else "",
     )
     write_atomic(path, html.encode())
 

@@ -1,15 +1,15 @@
 """Tonight's times against a stored baseline: a watch that says where to measure, not what a gate may decide.
 
 The baseline is another night, so no round pairs the two sides, and nights differ by more than the processes of one
-night: hence a floor far above what `motbench gate` can see. Beyond it the statistics are those of the gate
-(reports/stats.py), for unpaired processes: Student's t on the logarithms of the processes' figures, at Holm's level
+night: hence only a shift far larger than what `motbench gate` can see matters. Beyond it the statistics are those of the
+gate (reports/stats.py), for unpaired processes: Student's t on the logarithms of the processes' figures, at Holm's level
 for the suite, with the same rate of false alarms.
 
     shift      tonight / baseline - 1: the ratio of the geometric means of the processes' figures
-    threshold  the larger of FLOOR and what Student's t asks of this series' noise
+    threshold  the larger of MATTERS and what Student's t asks of this series' noise
     shared     the median shift of the reference implementation's series: the machine, not the kernel
 
-A series within the floor passes. Beyond it, it is regressed if its shift and its shift beyond `shared` exceed the
+A series within MATTERS passes. Beyond it, it is regressed if its shift and its shift beyond `shared` exceed the
 threshold, with at least MIN_PROCESSES processes on each side; improved likewise downwards; else it is inconclusive, and
 `motbench compare` of the two commits settles it. Where the baseline is the same commit, nothing can have regressed: the
 shifts are this machine's noise, and are reported as such.
@@ -28,7 +28,7 @@ from reports import stats
 from reports.decide import FALSE_ALARMS
 from reports.stats import Estimate
 
-FLOOR = {"cpu": 0.10, "gpu": 0.05}
+MATTERS = {"cpu": 0.10, "gpu": 0.05}
 """Relative shift below which nothing is reported, per profile: nights differ by more than processes of one night do."""
 MIN_PROCESSES = 3
 MIN_SHARED = 3
@@ -115,14 +115,14 @@ def measured(records: Iterable[Timing], profile: str) -> dict[Key, Measured]:
 
 
 def compare(now: dict[Key, Measured], base: dict[Key, Measured], profile: str, same_commit: bool) -> list[Comparison]:
-    """Judge every series that both runs measured; `profile` chooses the floor."""
+    """Judge every series that both runs measured; `profile` chooses what matters."""
     common = [name for name in now if name in base]
     shifts = [_shift(now[n], base[n]) for n in common if implementation(now[n].params) == "reference"]
     shared = statistics.median(shifts) if len(shifts) >= MIN_SHARED else 0.0
     estimates = [stats.unpaired(now[name].figures, base[name].figures) for name in common]
     # A lone process has no error: it is never significant, but counts as a hypothesis.
     levels = stats.holm([1.0 if one is None else one.p for one in estimates], FALSE_ALARMS)
-    machine = _Machine(shared, FLOOR[profile], same_commit)
+    machine = _Machine(shared, MATTERS[profile], same_commit)
     return [
         _compare(now[name], base[name], machine, _noise(estimate, level))
         for name, estimate, level in zip(common, estimates, levels, strict=True)
@@ -134,7 +134,7 @@ class _Machine:
     """What every series of a night has in common."""
 
     shared: float
-    floor: float
+    matters: float
     same_commit: bool
 
 
@@ -149,7 +149,7 @@ def _noise(estimate: Estimate | None, level: float) -> float:
 
 
 def _compare(now: Measured, base: Measured, machine: _Machine, noise: float) -> Comparison:
-    shift, threshold = _shift(now, base), max(machine.floor, noise)
+    shift, threshold = _shift(now, base), max(machine.matters, noise)
     processes = [len(now.figures), len(base.figures)]
     status, reason = _judge(shift, threshold, machine, min(processes))
     samples = [now.n_samples, base.n_samples]
@@ -160,12 +160,12 @@ def _compare(now: Measured, base: Measured, machine: _Machine, noise: float) -> 
 
 def _judge(shift: float, threshold: float, machine: _Machine, processes: int) -> tuple[Status, str]:
     moved = f"{shift:+.1%}"
-    if abs(shift) <= machine.floor:
-        return "pass", f"{moved}, within the floor of {machine.floor:.0%}"
+    if abs(shift) <= machine.matters:
+        return "pass", f"{moved}, within the {machine.matters:.0%} that matter"
     if machine.same_commit:
         return "pass", f"{moved}, but the baseline is the same commit: this is the machine's noise"
     own = (1 + shift) / (1 + machine.shared) - 1
-    if math.copysign(own, own * shift) <= machine.floor:
+    if math.copysign(own, own * shift) <= machine.matters:
         shared = f"{machine.shared:+.1%}"
         return "inconclusive", f"{moved}, but the reference series moved by {shared} too: the machine; run again"
     if processes < MIN_PROCESSES:
