@@ -1,9 +1,9 @@
 """Tonight's times against a stored baseline: a watch that says where to measure, not what a gate may decide.
 
 The baseline is another night, so no round pairs the two sides, and nights differ by more than the processes of one
-night: hence only a shift far larger than what `motbench gate` can see matters. Beyond it the statistics are those of the
-gate (reports/stats.py), for unpaired processes: Student's t on the logarithms of the processes' figures, at Holm's level
-for the suite, with the same rate of false alarms.
+night: hence only a shift far larger than what `motbench gate` can see matters. Beyond it the statistics are those of
+the gate (reports/stats.py), for unpaired processes: Student's t on the logarithms of the processes' figures, at Holm's
+level for the suite, with the same rate of false alarms.
 
     shift      tonight / baseline - 1: the ratio of the geometric means of the processes' figures
     threshold  the larger of MATTERS and what Student's t asks of this series' noise
