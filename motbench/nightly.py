@@ -171,4 +171,4 @@ def measured(night: Night, name: str) -> tuple[Status, str]:
 def _asv(night: Night) -> tuple[Status, str]:
     from benchmarks.harness import asv_runner
 
-    return asv_runner.run(night.root, night.results, night.folder)
+    return asv_runner.run(night.root, night.results, night.folder, commit=night.provenance.commit)

@@ -10,8 +10,8 @@ from benchmarks.harness import environment, logged, profiles
 from benchmarks.harness.records import Series, Status, Timing, Value, read_lines, write_json
 
 
-def run(root: Path, results: Path, folder: Path, bench: str = "") -> tuple[Status, str]:
-    """Measure HEAD of the repository at `root`; ("pass", "") or ("not-measured", why).
+def run(root: Path, results: Path, folder: Path, bench: str = "", commit: str = "HEAD") -> tuple[Status, str]:
+    """Measure a commit of the repository at `root`; ("pass", "") or ("not-measured", why).
 
     results/asv grows by asv's own JSON; of a dirty tree (the ruler itself may be changed) that goes to folder/asv and
     is never a baseline. folder gets timing.jsonl and values.jsonl, one line per process, asv.conf.json, which says how
@@ -19,7 +19,7 @@ def run(root: Path, results: Path, folder: Path, bench: str = "") -> tuple[Statu
     --bench.
     """
     root, results, folder = root.resolve(), results.resolve(), folder.resolve()
-    commit = environment.git(root, "rev-parse", "HEAD")
+    commit = environment.git(root, "rev-parse", commit)
     write_json(folder / "asv.conf.json", configuration(root, results, folder))
     command = [sys.executable, "-u", "-m", "asv", "run", "--config", str(folder / "asv.conf.json"), "--show-stderr"]
     command += ["--record-samples", f"{commit}^!", *(["--bench", bench] if bench else [])]
