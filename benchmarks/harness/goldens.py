@@ -16,7 +16,7 @@ import torch
 
 from bagel.pipeline import BagelPipeline, GeneratedImage
 from benchmarks.harness import images
-from benchmarks.harness.golden_case import GoldenCase
+from benchmarks.harness.golden_case import EXPECTED, GoldenCase
 from benchmarks.harness.golden_limits import Kind, judge
 from benchmarks.harness.images import RGB
 from benchmarks.harness.impls import FUSED
@@ -213,6 +213,8 @@ def reproduce(case: GoldenCase, plan: Plan) -> str:
 
 
 def _no_golden(case: GoldenCase) -> str:
+    if case.approval is not None:
+        return f"the approved picture is missing; type: git checkout -- golden_images/{case.name}/{EXPECTED}"
     return f'there is no golden; look at the picture, then type: motbench golden accept {case.name} --reason "..."'
 
 

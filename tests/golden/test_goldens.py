@@ -99,6 +99,13 @@ def test_without_a_golden_drift_is_not_measured_but_drawn(unapproved: Path) -> N
     assert record.pictures.keys() == {"actual"}
 
 
+def test_an_approved_picture_that_is_gone_is_restored_from_git_not_accepted_anew(approved: Path) -> None:
+    (approved / "expected.png").unlink()
+    (record,) = check(approved, plan())
+    assert record.status == "not-measured"
+    assert record.reason.endswith("git checkout -- golden_images/small/expected.png")
+
+
 def test_a_stale_golden_is_not_measured(approved: Path) -> None:
     change(approved, seed=2)
     (record,) = check(approved, plan())
