@@ -16,6 +16,7 @@ from motbench.parity import parity
 from motbench.report import report
 from motbench.roofline import roofline
 from motbench.steps import step
+from motbench.trace import trace
 from motbench.understand import understand
 
 HELP = """Are today's fused image-model kernels right, and how fast are they?
@@ -33,6 +34,7 @@ app.command("generate")(generate)
 app.command("parity")(parity)
 app.command("ops")(ops)
 app.add_typer(golden, name="golden")
+app.command("trace")(trace)
 app.command("understand")(understand)
 app.command("report")(report)
 app.command("roofline")(roofline)
