@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.harness.trace import Trace
 from benchmarks.harness.trace_errors import NAMES, StepError
@@ -70,6 +71,7 @@ def _sites(axes: Axes, trace: Trace) -> None:
 def _finish(axes: Axes, title: str, unit: str) -> None:
     axes.set_title(title, fontsize=9)
     axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(unit)
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:

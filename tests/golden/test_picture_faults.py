@@ -1,11 +1,15 @@
 """Planted faults and harmless changes on a photograph small enough for tests."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import typer
 from skimage import data
 
-from benchmarks.harness import public_gates
+from benchmarks.harness import picture_faults, public_gates
 from benchmarks.harness.picture_faults import CHANGES, LIMITS, Change, Judged, Subject, judge_all, markdown, score
+from motbench.golden import metrics
 
 SMALL = Subject("cat", data.chelsea()[60:220, 120:280], wrong=(8, 16), source=(112, 120), blurred=(24, 20), seed=5)
 
@@ -62,3 +66,24 @@ def test_the_table_has_a_row_per_gate_metric_and_change(results: list[Judged]) -
     assert len(lines) == 2 + len(public_gates.gates((1, 1), 0)) + len(LIMITS) + 1 + 3 + len(CHANGES)
     assert "| **all of these limits** | 9, 0 |" in lines
     assert "| dither of one level (harmless) | nothing |" in lines
+
+
+@pytest.mark.parametrize(
+    ("limit", "code", "says"), [(42.0, 0, "11 of 11 told right"), (46.0, 1, "10 of 11 told right")]
+)
+def test_the_command_fails_when_a_change_is_not_told_right(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    limit: float,
+    code: int,
+    says: str,
+) -> None:
+    monkeypatch.setattr(picture_faults, "subjects", lambda: [SMALL])
+    monkeypatch.setitem(LIMITS, "psnr", limit)
+    with pytest.raises(typer.Exit) as left:
+        metrics(tmp_path / "table.md")
+    said = capsys.readouterr().out
+    assert left.value.exit_code == code
+    assert says in said
+    assert said.startswith((tmp_path / "table.md").read_text())

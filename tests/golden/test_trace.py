@@ -175,6 +175,14 @@ FAULTS: dict[str, tuple[MoTOps, str]] = {
     ),
 }
 
+LOST_IN_HALF = {
+    "eps 1e-5 for 1e-6",
+    "stale text expert in layer 1",
+    "image expert slips in step 2 without text",
+    "text expert slips in step 1",
+}
+"""A thousandth or less: most such results round to the same bfloat16 value as without the fault."""
+
 
 @pytest.fixture
 def bench(unapproved: Path) -> Bench:
@@ -226,11 +234,15 @@ def test_another_order_of_sums_is_compatible(bench: Bench, ops: MoTOps) -> None:
 
 
 def test_half_precision_is_judged_against_float32(bench: Bench) -> None:
-    half = dataclasses.replace(bench, dtype=torch.bfloat16)
-    assert traced(half, reordered(99)).verdict == "compatible with reordering"
-    found = traced(half, in_layer(QKV, 1, one_token_astray))
-    assert found.truth == "reference in float32"
-    assert found.sentence.startswith("outside: first at step 0, layer 1, image expert, qkv, conditional branch (")
+    found = traced(dataclasses.replace(bench, dtype=torch.bfloat16), reordered(99))
+    assert (found.truth, found.verdict) == ("reference in float32", "compatible with reordering")
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in LOST_IN_HALF])
+def test_a_fault_in_half_precision_is_named_where_it_begins(bench: Bench, fault: str) -> None:
+    ops, where = FAULTS[fault]
+    found = traced(dataclasses.replace(bench, dtype=torch.bfloat16), ops)
+    assert found.sentence.startswith(f"outside: first at {where} (relative error ")
 
 
 def test_a_fault_of_the_other_side_is_told(bench: Bench) -> None:
