@@ -1,13 +1,14 @@
 """The main job: steps in order, one run at a time, nothing measured behind a red gate or from the wrong packages."""
 
 import fcntl
+import shutil
 from pathlib import Path
 
 import pytest
 
 from benchmarks.harness import environment
 from benchmarks.harness.records import Check
-from motbench import nightly
+from motbench import nightly, steps
 from tests.motbench.conftest import ROOT, motbench
 
 
@@ -76,3 +77,12 @@ def test_a_gate_that_breaks_is_not_measured(night: nightly.Night, monkeypatch: p
 def test_the_series_of_the_profile_are_recorded(night: nightly.Night) -> None:
     next(iter(nightly._steps(night)))
     assert (night.folder / "series.json").exists()
+
+
+def test_a_golden_case_that_cannot_be_read_leaves_the_others(tmp_path: Path) -> None:
+    for name in ("t2i-unguided", "t2i-base"):
+        shutil.copytree(ROOT / "golden_images" / name, tmp_path / name)
+    (tmp_path / "t2i-base/case.json").write_text("{")
+    cases, broken = steps._golden_cases(tmp_path)
+    assert [case.name for case in cases] == ["t2i-unguided"]
+    assert [str(tmp_path / "t2i-base/case.json") in str(error) for error in broken] == [True]
