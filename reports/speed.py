@@ -110,7 +110,7 @@ def _missing(night: Night, run: Run, timed: set[Key], numbers: list[Number]) -> 
         if name not in timed | valued:
             missing[series.benchmark, WHY[asv.get(name, "absent")]].append(series)
     return [
-        Item("time", "not-measured", benchmark, f"{why}: {_listed(group)}", "asv's output", _run(run, benchmark))
+        Item("time", "not-measured", benchmark, f"{why}: {_listed(group)}", night.at("asv.log"), _run(run, benchmark))
         for (benchmark, why), group in missing.items()
     ]
 
