@@ -1,6 +1,7 @@
 """Entry point: collects the commands. A command's file may import only the standard library and typer at its top."""
 
 import sys
+from pathlib import Path
 
 import typer
 
@@ -42,4 +43,17 @@ app.command("roofline")(roofline)
 
 def main() -> None:
     """Run `motbench` and leave with its exit code."""
-    sys.exit(guarded(lambda: app()))
+    sys.exit(guarded(_run))
+
+
+def _run() -> None:
+    _refuse_another_clone(Path.cwd())
+    app()
+
+
+def _refuse_another_clone(folder: Path) -> None:
+    """A motbench installed from one clone would judge that one, though it is typed in another: a false green."""
+    mine = Path(__file__).resolve().parents[1]
+    here = next((root for root in (folder, *folder.parents) if (root / "motbench" / "cli.py").is_file()), mine)
+    if here.resolve() != mine:
+        raise ValueError(f"this motbench is {mine}'s but you are in {here}; run `make install` there and use its .venv")

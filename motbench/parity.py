@@ -27,7 +27,10 @@ def parity(
     tiles: typing.Annotated[Path | None, Opt(metavar="FOLDER", help="tile files that fused asks first")] = None,
     json: typing.Annotated[Path | None, Opt(metavar="FILE", help="also write all records as JSON")] = None,
 ) -> None:
-    """Replay stored runs of the original BAGEL. Exit code 0 if all are within their limits, 1 otherwise."""
+    """Replay stored runs of the original BAGEL.
+
+    Exit code 0 if all are within their limits, 1 if one is not, 4 if nothing could be judged.
+    """
     from rich.console import Console
 
     from benchmarks.harness.conformance import replay

@@ -112,7 +112,7 @@ def test_every_package_under_test_is_proved(checkout: Path, tmp_path: Path, name
         (tmp_path / package / "__init__.py").touch()
     path = f"{tmp_path}:{checkout}"
     done = motbench(
-        "step", "parity", str(tmp_path), str(tmp_path), str(checkout), cwd=ROOT, flags=("-P",), PYTHONPATH=path
+        "step", "parity", str(tmp_path), str(tmp_path), str(checkout), cwd=checkout, flags=("-P",), PYTHONPATH=path
     )
     assert (done.returncode, (tmp_path / "parity.jsonl").exists()) == (2, False)
     assert f"{name} is imported from {checkout} but must come from {tmp_path}" in done.stderr
