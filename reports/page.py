@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +28,9 @@ AT_LEAST = ("ssim", "psnr", "cosine")
 
 @dataclass(frozen=True)
 class ParityRow:
-    """All cases of one op, implementation, device and dtype. worst: largest share of its limit, as text."""
+    """All cases of one op and place (implementation, dtype and device). worst: largest share of its limit, as text."""
 
     op: str
-    impl: str
     place: str
     n_cases: int
     n_outside: int
@@ -43,6 +43,7 @@ class ConformanceRow:
     """One replayed case. nearest: the field that used most of its limit, or the failing ones."""
 
     record: Conformance
+    place: str
     nearest: str
 
 
@@ -111,15 +112,25 @@ class Outside:
 
 def parity_rows(records: list[Parity]) -> list[ParityRow]:
     """One row per op, implementation, device and dtype; failing rows first."""
-    groups: dict[tuple[str, str, str], list[Parity]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Parity]] = defaultdict(list)
     for record in records:
-        groups[record.op, record.impl, f"{record.dtype} on {record.device}"].append(record)
+        groups[record.op, _place(record)].append(record)
     rows = []
-    for (op, impl, place), group in groups.items():
+    for (op, place), group in groups.items():
         top = max(group, key=_rank)
         outside = sum(not record.ok for record in group)
-        rows.append(ParityRow(op, impl, place, len(group), outside, percent(largest_share(top)), top.case))
+        rows.append(ParityRow(op, place, len(group), outside, percent(largest_share(top)), top.case))
     return sorted(rows, key=lambda row: row.n_outside == 0)
+
+
+def _place(record: Parity | Conformance) -> str:
+    return f"{record.impl}, {record.dtype} on {record.device}"
+
+
+def shared_place(rows: Sequence[ParityRow | ConformanceRow]) -> str:
+    """The one place of all rows, which then needs no column; empty if they differ."""
+    places = {row.place for row in rows}
+    return places.pop() if len(places) == 1 else ""
 
 
 def tile_origins(night: Night) -> list[str]:
@@ -135,7 +146,7 @@ def _rank(record: Parity) -> float:
 
 def conformance_rows(records: list[Conformance]) -> list[ConformanceRow]:
     """One row per replayed case, failing ones first."""
-    return [ConformanceRow(r, _nearest(r.differences)) for r in sorted(records, key=lambda r: r.ok)]
+    return [ConformanceRow(r, _place(r), _nearest(r.differences)) for r in sorted(records, key=lambda r: r.ok)]
 
 
 def _nearest(differences: list[Difference]) -> str:

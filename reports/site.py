@@ -96,6 +96,7 @@ def _render(path: Path, night: Night, judged: Verdict, results: Path, shelf: She
     """Write one page of the site that `shelf` belongs to."""
     site = shelf.new.parent
     numbers = speed.fresh_numbers(results, night.run)[0] if night.run else []
+    conformance_rows, parity_rows = page.conformance_rows(night.conformance), page.parity_rows(night.parity)
     html = _ENVIRONMENT.get_template("page.html").render(
         root="" if path.parent == site else "../",
         night=night,
@@ -106,8 +107,10 @@ def _render(path: Path, night: Night, judged: Verdict, results: Path, shelf: She
         to_type=next((item.reproduce for item in judged.items if item.status == judged.status and item.reproduce), ""),
         open_items=[item for item in judged.items if item.status != "pass"],
         origins=page.tile_origins(night),
-        conformance_rows=page.conformance_rows(night.conformance),
-        parity_rows=page.parity_rows(night.parity),
+        conformance_rows=conformance_rows,
+        conformance_place=page.shared_place(conformance_rows),
+        parity_rows=parity_rows,
+        parity_place=page.shared_place(parity_rows),
         parity_plot=page.parity_plot(night.parity, shelf),
         times=page.time_tables(night, judged, shelf),
         values=page.values(night, numbers),
@@ -132,6 +135,7 @@ def _environment() -> Environment:
         "seconds": words.seconds,
         "number": words.number,
         "mebibytes": words.mebibytes,
+        "largest_share": lambda record: words.percent(numerics.largest_share(record)),
         "share": lambda d: words.percent(numerics.share(d.worst, d.limit_worst)),
     }
     return made

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.harness.records import Golden, Parity, SchemaError, Value, append_line, read_lines
 from reports import site
-from tests.reports.conftest import GPU, Results
+from tests.reports.conftest import GPU, PROMPTS, Results
 
 A, B = "a" * 40, "b" * 40
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\" onmouseover='alert(3)"
@@ -127,6 +127,26 @@ def test_numbers_of_a_night_are_on_its_page(two_nights: Path) -> None:
         "<dd>heuristic; tuned for H100</dd>",
     ):
         assert wanted in text
+
+
+def test_every_cell_of_a_table_that_stacks_names_its_column(two_nights: Path) -> None:
+    tables = re.findall(r'<table class="stack">.*?</table>', (two_nights / "index.html").read_text(), re.DOTALL)
+    assert len(tables) > 8
+    assert not re.findall(r"<td(?![^>]*data-label=)[^>]*>", "".join(tables))
+
+
+@pytest.mark.parametrize(
+    ("region", "column"),
+    [("Conformance of each case", "verdict"), ("Parity of each op", "outside"), ("Numbers other than times", "number")],
+)
+def test_the_answer_stands_beside_the_name(two_nights: Path, region: str, column: str) -> None:
+    table = (two_nights / "index.html").read_text().partition(f'aria-label="{region}"')[2]
+    assert re.findall(r"<th scope=\"col\"[^>]*>([^<]*)", table)[1] == column
+
+
+def test_a_place_that_all_rows_share_is_said_once(results: Results) -> None:
+    results.night(1)
+    assert read(results)[0].count("reference, float32 on cpu") == 1 + len(PROMPTS)
 
 
 def test_a_time_outside_the_profile_says_why(results: Results) -> None:
