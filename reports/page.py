@@ -7,23 +7,17 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from benchmarks.harness.records import Conformance, Difference, Golden, Parity, Profile, Series, Value
-from reports import pictures, plots
+from benchmarks.harness.records import Conformance, Difference, Parity, Profile, Series, Value
+from reports import plots
 from reports.asv_results import Number
-from reports.item import SEVERITY
 from reports.night import Night
 from reports.numerics import largest_share, share
-from reports.pictures import Picture
 from reports.plots import SharePoint, Shelf, TimePoint
 from reports.speed import of_this_run
 from reports.timing import Comparison, Key, Measured, implementation, key, measured, without_implementation
 from reports.verdict import Verdict
 from reports.words import mebibytes, number, percent, ratio
-
-AT_LEAST = ("ssim", "psnr", "cosine")
-"""Metrics whose limit is a lower bound, by a part of their name; every other limit is an upper one."""
 
 
 @dataclass(frozen=True)
@@ -80,25 +74,6 @@ class TimeTable:
     def has_ratios(self) -> bool:
         """Whether anything was measured beside the reference."""
         return any(cell.ratio for _, cells in self.rows for cell in cells)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One line of a card: value and limit as text; ok is None for a metric without a limit."""
-
-    name: str
-    value: str
-    limit: str
-    ok: bool | None
-
-
-@dataclass(frozen=True)
-class Card:
-    """One judged picture of the gallery."""
-
-    record: Golden
-    pictures: list[Picture]
-    metrics: list[Metric]
 
 
 @dataclass(frozen=True)
@@ -234,37 +209,6 @@ def values(night: Night, numbers: list[Number]) -> list[tuple[str, str, str, str
 
 def _with_unit(value: float, unit: str) -> str:
     return mebibytes(value) if unit == "bytes" and not math.isnan(value) else f"{number(value)} {unit}".strip()
-
-
-def cards(night: Night, site: Path) -> list[Card]:
-    """The gallery, failures first, then by case; pictures are copied into `site`."""
-    found = [
-        Card(
-            record,
-            [
-                pictures.copy(night.folder, name, record.pictures.get(name), site)
-                for name in ("expected", "actual", "difference")
-            ],
-            _metrics(record),
-        )
-        for record in night.golden
-    ]
-    return sorted(found, key=lambda card: (-SEVERITY.index(card.record.status), card.record.case))
-
-
-def _metrics(record: Golden) -> list[Metric]:
-    names = [*record.limits, *(name for name in record.metrics if name not in record.limits)]
-    return [_metric(name, record) for name in names]
-
-
-def _metric(name: str, record: Golden) -> Metric:
-    value, limit = record.metrics.get(name, math.nan), record.limits.get(name)
-    text = "∞ (identical)" if math.isnan(value) and record.identical else number(value)
-    if limit is None:
-        return Metric(name, text, "", None)
-    lower = any(part in name.lower() for part in AT_LEAST)
-    ok = (value >= limit if lower else value <= limit) or (math.isnan(value) and record.identical)
-    return Metric(name, text, f"{'≥' if lower else '≤'} {number(limit)}", ok)
 
 
 def outside(series: list[Series]) -> list[Outside]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.harness.records import EXIT_CODES, Run, SchemaError, read_json, write_atomic
-from reports import numerics, page, speed, timing, verdict, words
+from reports import gallery, numerics, page, speed, timing, verdict, words
 from reports.item import AREAS, worst
 from reports.night import Night, load, run_folders
 from reports.plots import Shelf
@@ -114,7 +114,8 @@ def _render(path: Path, night: Night, judged: Verdict, results: Path, shelf: She
         parity_plot=page.parity_plot(night.parity, shelf),
         times=page.time_tables(night, judged, shelf),
         values=page.values(night, numbers),
-        cards=page.cards(night, site),
+        about_pictures=gallery.about(night.golden),
+        cards=gallery.cards(night, site),
         outside=page.outside(night.profile.outside if night.profile else []),
         history=history,
         matters=words.percent(timing.MATTERS[night.run.provenance.environment.profile]) if night.run else "",

@@ -146,13 +146,49 @@ def test_the_answer_stands_beside_the_name(two_nights: Path, region: str, column
 
 def test_a_place_that_all_rows_share_is_said_once(results: Results) -> None:
     results.night(1)
-    assert read(results)[0].count("reference, float32 on cpu") == 1 + len(PROMPTS)
+    assert read(results)[0].count("reference, float32 on cpu") == 1
 
 
 def test_a_time_outside_the_profile_says_why(results: Results) -> None:
     results.night(1)
     text, _ = read(results)
     assert "outside: fused kernels run in Triton&#39;s interpreter on a CPU" in text
+
+
+def test_each_case_has_one_card(two_nights: Path) -> None:
+    assert (two_nights / "index.html").read_text().count("<figure") == len(PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        pytest.param("The checkpoint has random weights.", "noise by design", id="random"),
+        pytest.param("The trained checkpoint.", "depends on the checkpoint of each case", id="trained"),
+    ],
+)
+def test_what_the_pictures_show_comes_from_the_reason_of_the_goldens(results: Results, reason: str, says: str) -> None:
+    change_golden(results.night(1), results, golden_provenance={"reason": reason})
+    assert says in read(results)[0]
+
+
+def test_one_case_without_random_weights_is_enough_for_the_neutral_sentence(results: Results) -> None:
+    folder = results.night(1)
+    first, *rest = read_lines(folder / "golden.jsonl", Golden)[0]
+    noise = [replace(record, golden_provenance={"reason": "random weights"}) for record in rest]
+    results.rewrite(folder, "golden.jsonl", [first, *noise])
+    assert "noise by design" not in read(results)[0]
+
+
+def test_the_difference_of_identical_pictures_is_named_so(results: Results) -> None:
+    change_golden(results.night(1), results, identical=True)
+    text, _ = read(results)
+    assert text.count("difference: identical") == len(PROMPTS)
+    assert "difference ×" not in text
+
+
+def test_an_identical_failure_is_still_shown(results: Results) -> None:
+    change_golden(results.night(1), results, identical=True, status="regressed", reason="latents differ")
+    assert read(results)[0].count("difference: identical") == 2 * len(PROMPTS)
 
 
 def test_equal_pictures_are_stored_once(results: Results) -> None:
