@@ -45,8 +45,13 @@ def guarded(run: Callable[[], None]) -> int:
 
 def internal(error: Exception, folder: Path | None = None) -> Exit:
     """Say what broke in one line and keep the traceback in `folder`, or in the temporary one."""
+    message = f"motbench: internal error: {type(error).__name__}: {' '.join(str(error).split())}"
+    print(f"{message}; the traceback is in {keep_traceback(error, folder)}", file=sys.stderr)
+    return Exit.INTERNAL
+
+
+def keep_traceback(error: Exception, folder: Path | None = None) -> str:
+    """The path of a new file in `folder`, or in the temporary one, that holds the traceback."""
     with tempfile.NamedTemporaryFile("w", prefix="traceback-", suffix=".txt", dir=folder, delete=False) as log:
         traceback.print_exception(error, file=log)
-    message = f"motbench: internal error: {type(error).__name__}: {' '.join(str(error).split())}"
-    print(f"{message}; the traceback is in {log.name}", file=sys.stderr)
-    return Exit.INTERNAL
+    return log.name

@@ -179,9 +179,10 @@ def _root() -> Path:
 def _plan(impl: str, device: str, dtype: str, tiles: Path | None = None) -> Plan:
     import reference_impl
     from benchmarks.harness.goldens import Plan
-    from motbench.implementation import resolve
+    from motbench.implementation import one_thread_on_a_cpu, resolve
 
     ops, place, precision = resolve(impl, device, dtype, tiles)
+    one_thread_on_a_cpu(place)
     return Plan(impl, ops, reference_impl.OPS, place, precision)
 
 

@@ -38,3 +38,15 @@ def resolve(impl: str, device: str, dtype: str, tiles: Path | None = None) -> tu
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     return load_impl(impl, tiles), torch.device(device), getattr(torch, dtype)
+
+
+def one_thread_on_a_cpu(device: torch.device | None = None) -> None:
+    """One thread of this process if `device` is a CPU; without a device, if torch sees no GPU.
+
+    The order of a sum must not depend on how many cores a machine has; and small cases in Triton's interpreter are ten
+    times faster, since threads wait for each other longer than they compute.
+    """
+    import torch
+
+    if device.type == "cpu" if device else not torch.cuda.is_available():
+        torch.set_num_threads(1)

@@ -13,6 +13,7 @@ from pathlib import Path
 import typer
 
 from motbench.exits import REFUSALS, internal
+from motbench.implementation import one_thread_on_a_cpu
 
 if typing.TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ def step(name: str, folder: Path, packages: Path, root: Path) -> None:
         raise ValueError(f"step {name!r} is unknown; use one of {', '.join(STEPS)}")
     prove_packages(packages, root)
     try:
-        _one_thread_on_a_cpu()
+        one_thread_on_a_cpu()
         status = STEPS[name](folder)
     except REFUSALS:
         raise
@@ -139,14 +140,6 @@ def _golden_cases(goldens: Path) -> tuple[list[GoldenCase], list[Exception]]:
         except (OSError, ValueError) as error:
             broken.append(error)
     return cases, broken
-
-
-def _one_thread_on_a_cpu() -> None:
-    """The order of a sum must not depend on how many cores a machine has; the tiny model gains nothing from more."""
-    import torch
-
-    if not torch.cuda.is_available():
-        torch.set_num_threads(1)
 
 
 STEPS = {"conformance": conformance, "parity": parity, "golden": golden}

@@ -40,10 +40,11 @@ def trace(
     from benchmarks.harness.trace import trace as measure
     from benchmarks.harness.trace_plot import png
     from benchmarks.harness.trace_runs import Bench
-    from motbench.implementation import resolve
+    from motbench.implementation import one_thread_on_a_cpu, resolve
 
     ops, place, precision = resolve(impl, device, dtype)
     other, _, _ = resolve(against, device, dtype)
+    one_thread_on_a_cpu(place)
     (one,) = read_cases(repository_root() / GOLDENS, [case])
     with Console(stderr=True).status(f"tracing {case}"):
         found = measure(Bench(one, place, precision), Subject(impl, ops), Subject(against, other), runs)

@@ -67,6 +67,8 @@ def compare(ops: MoTOps, op: str, inputs: tuple[Any, ...]) -> Closeness:
     with torch.no_grad(), _exact_matmul():
         # The judged op runs first: what it left unwritten cannot be a result that the reference has freed.
         actual = _results(getattr(ops, op)(*inputs))
+        if wrong := [type(value).__name__ for value in actual if not isinstance(value, Tensor)]:
+            raise TypeError(f"{ops.name} {op} returned {', '.join(wrong)} but must return tensors")
         reference = _results(specification(*inputs))
         exact = _results(truth(specification, *inputs, dtype=reference[0].dtype))
     # No op adds up more terms than its longest row has: attention's weights average. The roundings of several sums

@@ -127,7 +127,10 @@ class Conformance:
 
 @dataclass(frozen=True)
 class Parity:
-    """One op on one case: `impl` against the reference at one commit; reference_impl/tolerance.py sets the limits."""
+    """One op on one case: `impl` against the reference at one commit; reference_impl/tolerance.py sets the limits.
+
+    reason  what the op raised instead of a result that can be compared; its errors are then infinite, its limits 0
+    """
 
     op: str
     case: str
@@ -140,6 +143,7 @@ class Parity:
     limit_worst: float
     limit_rms: float
     ok: bool
+    reason: str = ""
 
 
 @dataclass(frozen=True)

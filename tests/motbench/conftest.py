@@ -37,7 +37,7 @@ def _refused(folder):
     raise ValueError("expected.png is not a PNG\\n but JPEG")
 
 
-_one_thread_on_a_cpu = lambda: None
+one_thread_on_a_cpu = lambda: None
 STEPS = {"conformance": _broken, "parity": _red, "golden": _killed, "refused": _refused}
 """
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from motbench.implementation import resolve
+from motbench.implementation import one_thread_on_a_cpu, resolve
 
 
 def test_names_become_ops_device_and_dtype() -> None:
@@ -29,3 +29,14 @@ def test_unknown_name_is_refused(names: tuple[str, str, str], message: str) -> N
 def test_absent_gpu_is_refused() -> None:
     with pytest.raises(ValueError, match="torch sees no GPU; use --device cpu"):
         resolve("reference", "cuda", "float32")
+
+
+@pytest.mark.parametrize(("device", "threads"), [("cpu", 1), ("cuda", 2)])
+def test_only_a_cpu_gets_one_thread(device: str, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        one_thread_on_a_cpu(torch.device(device))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

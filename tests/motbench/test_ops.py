@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,20 +45,71 @@ def test_a_third_partys_broken_op_is_named(tmp_path: Path, factor: str) -> None:
     done = motbench(*asked, path=tmp_path)
     assert done.returncode == 1, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines() if line.endswith("OUTSIDE")] == ["rotary"]
-    assert "motbench ops --impl theirs:OPS --device cpu --dtype float32 --case outliers" in done.stdout
+    assert "motbench ops --impl theirs:OPS --device cpu --dtype float32 --case outliers --op rotary" in done.stdout
     assert {one["op"] for one in json.loads((tmp_path / "ops.json").read_text()) if not one["ok"]} == {"rotary"}
 
 
 @pytest.mark.parametrize(
     ("result", "says"),
-    [("x[:1]", "ValueError: cannot compare (1, 4, 64)"), ("x.nope", "AttributeError: ")],
-    ids=["wrong-shape", "raises"],
+    [
+        ("x[:1]", "ValueError: cannot compare (1, 4, 64)"),
+        ("x.nope", "AttributeError: "),
+        ("None", "TypeError: broken rotary returned NoneType but must return tensors"),
+    ],
+    ids=["wrong-shape", "raises", "no-result"],
 )
-def test_an_op_that_cannot_be_judged_is_named(tmp_path: Path, result: str, says: str) -> None:
+def test_an_op_that_raises_is_outside_and_the_others_go_on(tmp_path: Path, result: str, says: str) -> None:
     (tmp_path / "theirs.py").write_text(BROKEN.format(result=result))
-    done = motbench("ops", "--impl", "theirs:OPS", "--case", "outliers", path=tmp_path)
+    asked = ("ops", "--impl", "theirs:OPS", "--case", "outliers", "--json", tmp_path / "ops.json")
+    done = motbench(*asked, path=tmp_path)
+    assert done.returncode == 1, done.stderr
+    (record,) = [one for one in json.loads((tmp_path / "ops.json").read_text()) if not one["ok"]]
+    assert (record["op"], record["reason"].startswith(says)) == ("rotary", True), record
+    assert "11 of 12 within their limits" in done.stdout
+    (kept,) = re.findall(r"rotary: the first traceback is in (\S+)", done.stdout)
+    assert Path(kept).read_text().startswith("Traceback")
+    Path(kept).unlink()
+
+
+def test_an_op_with_another_signature_is_outside(tmp_path: Path) -> None:
+    (tmp_path / "theirs.py").write_text(BROKEN.format(result="x").replace("lambda x, table", "lambda x"))
+    done = motbench("ops", "--impl", "theirs:OPS", "--case", "outliers", "--op", "rotary", path=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "look at rotary on outliers, TypeError: <lambda>() takes 1 positional argument" in done.stdout
+
+
+def test_an_op_without_the_dtype_is_a_refusal() -> None:
+    done = motbench("ops", "--impl", "fused", "--dtype", "bfloat16", "--case", "outliers")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-    assert f"broken rotary on outliers: {says}" in done.stderr
+    assert "linear/qkv on outliers: " in done.stderr
+
+
+def test_the_worst_case_is_the_one_to_look_at(tmp_path: Path) -> None:
+    worse = "reference_impl.OPS.rotary(x, table) * (1.01 + (len(x) == 1))"
+    (tmp_path / "theirs.py").write_text(BROKEN.format(result=worse))
+    cases = ("--case", "outliers", "--case", "one_text_row")
+    done = motbench("ops", "--impl", "theirs:OPS", *cases, path=tmp_path)
+    line = "motbench ops --impl theirs:OPS --device cpu --dtype float32 --case one_text_row --op rotary"
+    assert line in done.stdout, done.stdout
+    assert "2 cases" in done.stdout
+    assert "2 OUTSIDE" in done.stdout
+
+
+def test_an_op_can_be_asked_for_alone() -> None:
+    done = motbench("ops", "--impl", "reference", "--case", "outliers", "--op", "rotary", "--op", "rms_norm")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["rotary", "rms_norm", "2"]
+
+
+def test_an_unknown_op_is_refused() -> None:
+    done = motbench("ops", "--impl", "reference", "--op", "nope")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "op nope is unknown; use one of linear/qkv, " in done.stderr
+
+
+def test_bagels_own_sizes_are_refused_on_a_cpu() -> None:
+    done = motbench("ops", "--impl", "reference", "--case", "bagel_1026_bias_none")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "case bagel_1026_bias_none: BAGEL's own sizes need a GPU" in done.stderr
 
 
 def test_an_implementation_that_agrees_passes() -> None:
@@ -70,6 +122,7 @@ def test_an_unknown_case_is_refused() -> None:
     done = motbench("ops", "--impl", "reference", "--case", "nope")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "case nope is unknown; use one of text_at_ends" in done.stderr
+    assert "; or on a GPU one of bagel_" in done.stderr
 
 
 def test_a_users_tile_is_used_and_recorded(tiles: Path, tmp_path: Path) -> None:
