@@ -86,8 +86,9 @@ def to_image(raw: Tensor) -> Image.Image:
     """
     require(
         bool(raw.isfinite().all()),
-        "the decoded picture holds {} NaN or infinite values; try another dtype (float32 or bfloat16)",
+        "the decoded picture holds {} NaN or infinite values of {}",
         int((~raw.isfinite()).sum()),
+        raw.numel(),
     )
     data = ((raw * 0.5 + 0.5).clamp(0, 1) * 255).to(torch.uint8)
     return Image.fromarray(data.permute(1, 2, 0).contiguous().cpu().numpy())

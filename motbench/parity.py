@@ -44,7 +44,8 @@ def parity(
         for result in replay(folder, case, ops, place, precision):
             results.append(result)
             status.update(f"replaying {folder}: {len(results)} cases done")
-            console.print(_table(result), "")
+            console.print(_table(result))
+            print(f"  no result: {result.error}\n" if result.error else "")
     if json is not None:
         write_json(json, results)
     print(_summary(results))

@@ -61,7 +61,7 @@ def _conformance(night: Night) -> list[Item]:
         type_ += f" --device {record.device} --dtype {record.dtype}"
         lost = [d.field for d in record.differences if d.ok and d.limit_worst is not None and math.isnan(d.worst)]
         if not record.ok:
-            reason = _worst_field(record)
+            reason = record.error or _worst_field(record)
             items.append(Item("conformance", "regressed", record.case, reason, "conformance table", type_))
         elif lost or not record.differences:
             reason = f"{lost[0]} has no number" if lost else "no field was compared"

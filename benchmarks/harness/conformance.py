@@ -18,7 +18,7 @@ from bagel.sampler import schedule
 from bagel.transforms import MAX_PIXELS, Resize, to_rgb
 from benchmarks.harness.oracle import INPUTS, Case, read_object
 from benchmarks.harness.records import Conformance, Difference
-from benchmarks.harness.replayed import Replayed
+from benchmarks.harness.replayed import NoResultError, Replayed
 from reference_impl.contract import MoTOps
 
 
@@ -59,7 +59,9 @@ def replay(
     """One record per stored case, as soon as it is done; all cases for None or an empty list.
 
     In half precision token ids may rightly differ, so thinking and understanding are skipped: `ok` is False and
-    `skipped` says why. Raises OSError or ValueError for a folder that cannot be read or a name that is not in it.
+    `skipped` says why. What the implementation raises is the `error` of its case, and the others go on. Raises OSError
+    or ValueError for a folder that cannot be read or a name that is not in it, NotImplementedError for a dtype that the
+    implementation does not have.
     """
     names = list(case_names or case_list(folder))
     if unknown := sorted(set(names) - set(case_list(folder))):
@@ -69,24 +71,28 @@ def replay(
         start = time.perf_counter()
         differences: list[Difference] = []
         not_compared: list[str] = []
-        skipped = ""
+        skipped = error = ""
         if name in TABLES:
             differences = _table(folder / "cases", name)
         else:
             case = Case.read(folder / "cases" / name)
             skipped = _why_skipped(case, dtype)
-            if not skipped:
-                differences, not_compared = compare(case, Replayed.of(case, pipeline), dtype)
+            try:
+                if not skipped:
+                    differences, not_compared = compare(case, Replayed.of(case, pipeline), dtype)
+            except NoResultError as broken:
+                error = str(broken)
         yield Conformance(
             case=name,
             impl=ops.name,
             device=device.type,
             dtype=str(dtype).removeprefix("torch."),
-            ok=not skipped and all(difference.ok for difference in differences),
+            ok=not skipped and not error and all(difference.ok for difference in differences),
             seconds=time.perf_counter() - start,
             differences=differences,
             not_compared=not_compared,
             skipped=skipped,
+            error=error,
         )
 
 

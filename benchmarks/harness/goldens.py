@@ -19,7 +19,7 @@ from benchmarks.harness import images
 from benchmarks.harness.golden_case import EXPECTED, GoldenCase
 from benchmarks.harness.golden_limits import Kind, judge
 from benchmarks.harness.images import RGB
-from benchmarks.harness.impls import FUSED
+from benchmarks.harness.impls import FUSED, said
 from benchmarks.harness.records import Golden, LatentError, Status
 from reference_impl.contract import MoTOps
 
@@ -92,7 +92,7 @@ def check(cases: Iterable[GoldenCase], plan: Plan, out: Path) -> Iterator[Golden
 
     Every golden is read before the first picture is made. `out` is the folder that the records' pictures are relative
     to. Raises OSError or ValueError for a golden or a case that cannot be read, NotImplementedError for a dtype that
-    the implementation does not have. A picture that cannot be made is a record that says why, not an error.
+    the implementation does not have. A picture that cannot be made, whatever was raised, is a record that says why.
     """
     yield from _judged([(case, approved(case)) for case in cases], plan, out, painter)
 
@@ -138,9 +138,11 @@ def painter(ops: MoTOps, plan: Plan) -> Painter:
         request, pipeline = case.image_request(), case.fitted(load(case.checkpoint))
         try:
             return made_of(pipeline.generate(request))
-        except ValueError as error:
+        except NotImplementedError:
+            raise
+        except Exception as error:
             # What an implementation did wrong, such as NaN in the picture, is a finding about it.
-            return Made(error=" ".join(str(error).split()))
+            return Made(error=said(error))
 
     return paint
 
@@ -157,9 +159,9 @@ def _tolerant(make: Painter) -> Painter:
         try:
             return make(case)
         except (OSError, ValueError) as error:
-            return Made(error=" ".join(str(error).split()), judged=False)
+            return Made(error=said(error), judged=False)
         except Exception as error:
-            return Made(error=f"{type(error).__name__}: {' '.join(str(error).split())}")
+            return Made(error=said(error))
 
     return made
 

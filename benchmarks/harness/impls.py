@@ -40,6 +40,14 @@ def load_impl(spec: str, tiles: Path | None = None) -> MoTOps:
     return _third_party(spec)
 
 
+def said(error: Exception) -> str:
+    """What an implementation raised, in one line that is never empty; a refusal's own sentence needs no type."""
+    text = " ".join(str(error).split())
+    if text and isinstance(error, ValueError | OSError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def _third_party(spec: str) -> MoTOps:
     from reference_impl.contract import MoTOps
 

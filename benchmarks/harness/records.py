@@ -112,6 +112,7 @@ class Conformance:
 
     not_compared  stored fields that the implementation was given, or has no counterpart of
     skipped       why the case cannot be judged in this dtype; `ok` is then False, because nothing was shown
+    error         what the implementation raised instead of a result; nothing is compared then
     """
 
     case: str
@@ -123,6 +124,7 @@ class Conformance:
     differences: list[Difference]
     not_compared: list[str] = field(default_factory=list)
     skipped: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True)

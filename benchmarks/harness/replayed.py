@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bagel.latents import Grid
-from bagel.pipeline import BagelPipeline, GeneratedImage, GeneratedText
+from bagel.pipeline import BagelPipeline, GeneratedImage, GeneratedText, TextRequest
 from bagel.probe import Probe, Site
+from benchmarks.harness.impls import said
 from benchmarks.harness.oracle import Case
 
 BRANCHES = {"main": "main", "cfg_text": "no_text", "cfg_img": "no_image"}
@@ -18,6 +19,10 @@ BRANCHES = {"main": "main", "cfg_text": "no_text", "cfg_img": "no_image"}
 
 WHOLE_RUN = ("velocity", "t", "logits")
 """Ops kept at every step; everything else of the sampler only at the first step of the main branch."""
+
+
+class NoResultError(Exception):
+    """An implementation raised while a case was replayed; the message and the cause say what."""
 
 
 @dataclass
@@ -30,7 +35,10 @@ class Replayed:
 
     @classmethod
     def of(cls, case: Case, pipeline: BagelPipeline) -> "Replayed":
-        """Run the case with its own transforms and noise."""
+        """Run the case with its own transforms and noise.
+
+        Raises NoResultError for what the implementation raises, except NotImplementedError: it does not have the dtype.
+        """
         vae, vit = case.resizes()
         pipeline = replace(pipeline, vae_resize=vae, vit_resize=vit)
         seen: dict[Site, Tensor] = {}
@@ -40,9 +48,16 @@ class Replayed:
             if first or site.op in WHOLE_RUN or site.phase in ("context", "encode", "vision") or site.op == "sequence":
                 seen[site] = tensor.float().cpu()
 
-        if case.task == "understand":
-            return cls(pipeline, pipeline.understand(case.text_request(), Probe(keep)), seen)
-        return cls(pipeline, pipeline.generate(case.image_request(), Probe(keep)), seen)
+        request = case.text_request() if case.task == "understand" else case.image_request()
+        try:
+            if isinstance(request, TextRequest):
+                return cls(pipeline, pipeline.understand(request, Probe(keep)), seen)
+            return cls(pipeline, pipeline.generate(request, Probe(keep)), seen)
+        except NotImplementedError:
+            raise
+        except Exception as error:
+            # A third party's op may raise anything, and NaN in a picture is a ValueError: findings about it.
+            raise NoResultError(said(error)) from error
 
     def value(self, name: str) -> Tensor | None:
         """The counterpart of a stored field, in its shape; None if this run has no such thing."""

@@ -126,6 +126,8 @@ class _Look:
         """The verdict on `impl`, and a sentence; the other side is mentioned if it is outside too."""
         verdict, sentence = self._of_impl()
         other = _first(self.sites["against"])
+        if other is None and (error := self.found["against"].error):
+            sentence += f"; the implementation beside it makes no picture: {error}"
         if other is not None:
             sentence += f"; the implementation beside it is outside too, first at {other.where}"
         return verdict, sentence
@@ -136,8 +138,10 @@ class _Look:
             return "not measured", f"not measured: the reference itself makes no picture: {self.known.error}"
         if (site := _first(sites)) is not None:
             return "outside", f"outside: first at {site.where} ({site.figures})"
-        if run.error or not sites:
-            return "not measured", f"not measured: {run.error or 'nothing was seen'}"
+        if run.error:
+            return "outside", f"outside: it makes no picture: {run.error}"
+        if not sites:
+            return "not measured", "not measured: nothing was seen"
         if (update := next((update for update in self.steps["impl"] if not update.ok), None)) is not None:
             return "outside", f"outside: first at {update.where}; no tensor of that step is over its limit"
         if _identical(run.free, self.found["against"].free):

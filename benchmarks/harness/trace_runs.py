@@ -13,6 +13,7 @@ import reference_impl
 from bagel.pipeline import BagelPipeline, GeneratedImage
 from bagel.probe import Probe, Site
 from benchmarks.harness.golden_case import GoldenCase
+from benchmarks.harness.impls import said
 from reference_impl.contract import MoTOps
 
 PREFILL = ("encode", "latent", "vision", "vit", "text")
@@ -64,9 +65,11 @@ class Bench:
         request = dataclasses.replace(self.case.image_request(), trajectory=trajectory)
         try:
             return judged.generate(request, probe), ""
-        except ValueError as error:
+        except NotImplementedError:
+            raise
+        except Exception as error:
             # What an implementation did wrong, such as NaN in the picture, is a finding about it.
-            return None, " ".join(str(error).split())
+            return None, said(error)
 
 
 def _collector(seen: dict[tuple[Site, int], Tensor], wanted: Wanted) -> Callable[[Site, Tensor], None]:

@@ -1,22 +1,27 @@
 """The commands as a user types them, each in its own process."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-DATA = Path(__file__).parents[1] / "data" / "bagel_oracle"
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "tests" / "data" / "bagel_oracle"
 CHECKPOINT = str(DATA / "checkpoint")
 INPUT = str(DATA / "cases" / "inputs" / "edit_input.png")
 
 
-def motbench(*args: object) -> subprocess.CompletedProcess[str]:
+def motbench(*args: object, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run it as a user does, with the folder `path` of theirs importable."""
     command = [sys.executable, "-m", "motbench", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    environment = os.environ | ({"PYTHONPATH": f"{path}:{ROOT}"} if path else {})
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
 
 
 def refused(done: subprocess.CompletedProcess[str], message: str) -> None:
@@ -74,6 +79,24 @@ def test_parity_outside_its_limits_exits_with_one(tmp_path: Path) -> None:
     done = motbench("parity", tmp_path, "--case", "schedules")
     assert done.returncode == 1
     assert "outside: schedules" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [("1 // 0", "ZeroDivisionError: "), ("x * float('nan')", "the decoded picture holds ")],
+    ids=["raises", "nan"],
+)
+def test_parity_of_an_op_that_gives_nothing_is_outside_and_the_others_go_on(
+    tmp_path: Path, result: str, says: str
+) -> None:
+    ops = f"dataclasses.replace(reference_impl.OPS, rms_norm=lambda x, *rest: {result})"
+    (tmp_path / "theirs.py").write_text(f"import dataclasses, reference_impl\nOPS = {ops}\n")
+    asked = ("parity", DATA, "--case", "t2i_nocfg", "--case", "schedules", "--impl", "theirs:OPS")
+    done = motbench(*asked, "--json", tmp_path / "p.json", path=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert f"no result: {says}" in done.stdout
+    assert "1 of 2 cases within their limits; outside: t2i_nocfg" in done.stdout
+    assert [one["error"].startswith(says) for one in json.loads((tmp_path / "p.json").read_text())] == [True, False]
 
 
 def test_bad_size_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:

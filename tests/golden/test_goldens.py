@@ -91,6 +91,24 @@ def test_pictures_that_are_not_finite_fail(approved: Path) -> None:
     assert records[0].pictures.keys() == {"expected"}
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, KeyError])
+def test_a_kernel_that_raises_is_regressed(approved: Path, kind: type[Exception]) -> None:
+    def linear(*_: object) -> torch.Tensor:
+        raise kind("no such tile")
+
+    records = check(approved, plan("raises", dataclasses.replace(REFERENCE, name="raises", linear=linear)))
+    assert [record.status for record in records] == ["regressed", "regressed"]
+    assert "no such tile" in records[0].reason
+
+
+def test_a_kernel_without_the_dtype_is_refused(approved: Path) -> None:
+    def linear(*_: object) -> torch.Tensor:
+        raise NotImplementedError("float32 only")
+
+    with pytest.raises(NotImplementedError, match="float32 only"):
+        check(approved, plan("refuses", dataclasses.replace(REFERENCE, name="refuses", linear=linear)))
+
+
 def test_without_a_golden_drift_is_not_measured_but_drawn(unapproved: Path) -> None:
     (record,) = check(unapproved, plan())
     assert record.status == "not-measured"

@@ -253,12 +253,20 @@ def test_a_fault_of_the_other_side_is_told(bench: Bench) -> None:
     )
 
 
-def test_an_implementation_that_refuses_is_not_measured(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [(ValueError("no tile for this shape"), "no tile for this shape"), (RuntimeError(), "RuntimeError")],
+    ids=["refusal", "anything"],
+)
+def test_an_implementation_that_raises_is_outside(bench: Bench, error: Exception, says: str) -> None:
     def refuse(*_: Any) -> Tensor:
-        raise ValueError("no tile for this shape")
+        raise error
 
     found = traced(bench, broken(attention=refuse))
-    assert (found.verdict, found.sentence) == ("not measured", "not measured: no tile for this shape")
+    assert (found.verdict, found.sentence) == ("outside", f"outside: it makes no picture: {says}")
+    assert png(found)
+    beside = traced(bench, REFERENCE, broken(attention=refuse))
+    assert beside.sentence.endswith(f"the implementation beside it makes no picture: {says}")
 
 
 def test_a_reference_that_makes_no_picture_is_not_measured(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
