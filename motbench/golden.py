@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import typing
 from pathlib import Path
 
@@ -72,11 +73,7 @@ def check(
         console.print("", _table([r for r in results if (r.impl, r.against) == (one, against)]))
     for result in results:
         if result.status != "pass":
-            print(f"\n{result.status}: {result.case} {result.impl} against {result.against}: {result.reason}")
-            print(
-                f"  look at {', '.join(str(out / path) for path in result.pictures.values()) or 'nothing: no picture'}"
-            )
-            print(f"  type    {result.reproduce}")
+            print(_hints(result, out, tiles))
     if left:
         print(f"\nnot judged, too long for the interpreter: {', '.join(left)}")
     if json is not None:
@@ -212,6 +209,22 @@ def _line(result: Golden) -> str:
     return (
         f"  {result.case:32} {result.impl} against {result.against:9}  {result.status}{same} ({result.seconds:.1f} s)"
     )
+
+
+def _hints(result: Golden, out: Path, tiles: Path | None) -> str:
+    """What failed, the picture to look at, and the lines to type: judging it again, and where it comes apart."""
+    shown = result.pictures.get("side by side") or next(reversed(result.pictures.values()), None)
+    of_fused = ["--tiles", str(tiles)] if tiles else []
+    again = shlex.join(of_fused + (["--out", str(out)] if out != OUT else []))
+    lines = [
+        f"\n{result.status}: {result.case} {result.impl} against {result.against}: {result.reason}",
+        f"  look at {out / shown if shown else 'nothing: no picture'}",
+        f"  type    {result.reproduce} {again}".rstrip(),
+    ]
+    if result.impl != "reference" and result.status == "regressed":
+        words = ["motbench", "trace", result.case, "--impl", result.impl, "--device", result.device]
+        lines.append(f"  or      {shlex.join([*words, '--dtype', result.dtype, *of_fused])}")
+    return "\n".join(lines)
 
 
 def _proposal_line(proposal: Proposal) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import typing
 from pathlib import Path
 
@@ -22,6 +23,9 @@ def trace(
     against: typing.Annotated[str, Opt(help="what it is shown beside")] = "reference",
     device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
     dtype: typing.Annotated[str, Opt(help="float32, bfloat16 or float16")] = "float32",
+    tiles: typing.Annotated[
+        Path | None, Opt(metavar="FOLDER", help="tile files that a fused --impl asks first")
+    ] = None,
     runs: typing.Annotated[int, Opt(min=1, help="reordered runs that the limits are measured on")] = 8,
     out: typing.Annotated[Path, Opt(metavar="DIR", help="where the curves go")] = OUT,
     json: typing.Annotated[Path | None, Opt(metavar="FILE", help="also write every figure as JSON")] = None,
@@ -42,7 +46,7 @@ def trace(
     from benchmarks.harness.trace_runs import Bench
     from motbench.implementation import one_thread_on_a_cpu, resolve
 
-    ops, place, precision = resolve(impl, device, dtype)
+    ops, place, precision = resolve(impl, device, dtype, tiles)
     other, _, _ = resolve(against, device, dtype)
     one_thread_on_a_cpu(place)
     (one,) = read_cases(repository_root() / GOLDENS, [case])
@@ -53,7 +57,8 @@ def trace(
     if json is not None:
         write_json(json, found)
     print(_table(found))
-    print(f"\n{case} {impl} against {against}: {found.sentence}\n  look at {picture}\n  type    {found.reproduce}")
+    again = f"{found.reproduce}{f' --tiles {shlex.quote(str(tiles))}' if tiles else ''}"
+    print(f"\n{case} {impl} against {against}: {found.sentence}\n  look at {picture}\n  type    {again}")
     raise typer.Exit(EXITS[found.verdict])
 
 

@@ -34,9 +34,13 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def golden(clone: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return motbench(clone, "golden", *words)
+
+
+def motbench(clone: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     return subprocess.run(
-        [sys.executable, "-P", "-m", "motbench", "golden", *words],
+        [sys.executable, "-P", "-m", "motbench", *words],
         env={**environment, "PYTHONPATH": str(clone), "OMP_NUM_THREADS": "1"},
         cwd=clone,
         capture_output=True,
@@ -67,6 +71,35 @@ def test_the_life_of_a_golden(clone: Path) -> None:
     commit(clone, "the golden and my kernels")
     done = golden(clone, "accept", "small", "--reason", "mine is better", "--impl", "kernels:OPS")
     assert (done.returncode, "does not confirm" in done.stdout) == (1, True)
+
+
+def test_a_failing_check_names_one_picture_and_working_commands(clone: Path, tmp_path: Path) -> None:
+    """Kernels that raise, and kernels that are wrong: the trace command that is named leaves with 1 too."""
+    linear = {"raises": "1 // 0", "wrong": "reference_impl.OPS.linear(x, e, r) * 1.2"}
+    kernels = "import dataclasses, reference_impl\n"
+    for name, result in linear.items():
+        kernels += f"{name} = dataclasses.replace(reference_impl.OPS, linear=lambda x, e, r: {result})\n"
+    other = Path(shutil.copytree(clone, tmp_path / "clone"))
+    (other / "theirs.py").write_text(kernels)
+
+    done = golden(other, "check", "--case", "small", "--impl", "theirs:raises")
+    assert (done.returncode, done.stderr) == (1, ""), done.stderr
+    assert "small theirs:raises against reference: no picture was made: ZeroDivisionError: " in done.stdout
+
+    done = golden(other, "check", "--case", "small", "--impl", "theirs:wrong", "--out", "my out")
+    assert done.returncode == 1, done.stderr
+    said = [
+        line.strip() for line in done.stdout.split("regressed: small theirs:wrong against reference: ")[1].split("\n")
+    ]
+    words = "--impl theirs:wrong --device cpu --dtype float32"
+    assert said[1:4] == [
+        "look at my out/pictures/small-theirs_wrong-float32-against-reference-side_by_side.png",
+        f"type    motbench golden check --case small {words} --out 'my out'",
+        f"or      motbench trace small {words}",
+    ]
+    done = motbench(other, *said[3].split()[2:], "--runs", "1")
+    assert (done.returncode, done.stderr) == (1, ""), done.stderr
+    assert "small theirs:wrong against reference: outside: first at " in done.stdout
 
 
 def test_an_unreadable_golden_is_one_line(clone: Path, tmp_path: Path) -> None:
