@@ -19,6 +19,9 @@ from reports.timing import Comparison, Key, Measured, implementation, key, measu
 from reports.verdict import Verdict
 from reports.words import mebibytes, number, percent, ratio
 
+NOISY = 0.10
+"""Relative standard deviation between processes beyond which a time is marked: the median hides too much."""
+
 
 @dataclass(frozen=True)
 class ParityRow:
@@ -54,6 +57,11 @@ class TimeCell:
     compared: Comparison | None
     why: str
 
+    @property
+    def noisy(self) -> bool:
+        """Whether the processes disagree by more than NOISY."""
+        return self.one is not None and self.one.spread > NOISY
+
 
 @dataclass(frozen=True)
 class TimeTable:
@@ -61,7 +69,7 @@ class TimeTable:
 
     rows     label of the shape, and a cell per implementation
     reasons  (implementation, why) for what lies outside the profile
-    plot     file name without its theme; empty if no time was measured
+    plot     file name without its theme; empty where only one of several implementations can be timed here
     """
 
     subject: str
@@ -137,12 +145,38 @@ def parity_plot(records: list[Parity], shelf: Shelf) -> str:
     return plots.shares(points, shelf) if points else ""
 
 
+def never_timed(night: Night) -> list[tuple[str, str]]:
+    """(implementation, why) of those that this machine cannot time at all: each of their series is outside."""
+    if night.profile is None:
+        return []
+    timed = {implementation(s.params) for s in night.profile.expected} | {
+        implementation(t.params) for t in night.timing
+    }
+    reasons: dict[str, dict[str, None]] = defaultdict(dict)
+    for series in night.profile.outside:
+        if implementation(series.params) not in timed:
+            reasons[implementation(series.params)][series.reason] = None
+    return [(impl, "; ".join(why)) for impl, why in sorted(reasons.items()) if impl]
+
+
+def noise(tables: list[TimeTable]) -> str:
+    """A sentence on the times whose processes disagree; empty if they agree."""
+    cells = [cell for table in tables for _, row in table.rows for cell in row if cell.one]
+    noisy = sum(cell.noisy for cell in cells)
+    if noisy == 0:
+        return ""
+    return (
+        f"{noisy} of {len(cells)} times spread by over {percent(NOISY)} between processes, marked ±: read them loosely."
+    )
+
+
 def time_tables(night: Night, verdict: Verdict, shelf: Shelf) -> list[TimeTable]:
     """One table per subject, a row per shape, a column per implementation, for every benchmark that gave a time."""
     run = night.run
     found = measured(of_this_run(night.timing, run), run.provenance.environment.profile) if run else {}
     profile = night.profile or Profile([], [])
     outside = {key(s.benchmark, s.params): s.reason for s in profile.outside}
+    hidden = {impl for impl, _ in never_timed(night)}
     compared = {key(c.benchmark, c.params): c for c in verdict.comparisons}
 
     def cell(benchmark: str, rest: dict[str, str], impl: str) -> TimeCell:
@@ -158,15 +192,16 @@ def time_tables(night: Night, verdict: Verdict, shelf: Shelf) -> list[TimeTable]
     everything: list[Measured | Series] = [*found.values(), *profile.expected, *profile.outside]
     for series in everything:
         subject, rest = series.benchmark.split(".")[0], without_implementation(series.params)
-        if series.benchmark in benchmarks:
+        if series.benchmark in benchmarks and implementation(series.params) not in hidden:
             impls[subject].add(implementation(series.params))
             if key(series.benchmark, series.params) not in outside:
                 rows[subject][" ".join(rest.values()) or series.benchmark] = series.benchmark, rest
+    # What a plot would compare is hidden: a lone dot says no more than its number.
     return [
         _time_table(
             subject,
             [(label, [cell(*where, impl) for impl in _ordered(impls[subject])]) for label, where in shapes.items()],
-            shelf,
+            None if hidden and len(impls[subject]) == 1 else shelf,
         )
         for subject, shapes in rows.items()
     ]
@@ -176,7 +211,7 @@ def _ordered(impls: set[str]) -> list[str]:
     return sorted(impls, key=lambda impl: (impl != "reference", impl))
 
 
-def _time_table(subject: str, rows: list[tuple[str, list[TimeCell]]], shelf: Shelf) -> TimeTable:
+def _time_table(subject: str, rows: list[tuple[str, list[TimeCell]]], shelf: Shelf | None) -> TimeTable:
     points = [
         TimePoint(label, cell.impl or "time", min(cell.one.figures), cell.one.median, max(cell.one.figures))
         for label, cells in rows
@@ -186,7 +221,9 @@ def _time_table(subject: str, rows: list[tuple[str, list[TimeCell]]], shelf: She
     reasons = sorted(
         {(cell.impl, cell.why) for _, cells in rows for cell in cells if cell.why != "not measured" and cell.why}
     )
-    return TimeTable(subject, [cell.impl for cell in rows[0][1]], rows, reasons, plots.times(points, shelf))
+    return TimeTable(
+        subject, [cell.impl for cell in rows[0][1]], rows, reasons, plots.times(points, shelf) if shelf else ""
+    )
 
 
 def values(night: Night, numbers: list[Number]) -> list[tuple[str, str, str, str]]:

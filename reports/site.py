@@ -97,6 +97,7 @@ def _render(path: Path, night: Night, judged: Verdict, results: Path, shelf: She
     site = shelf.new.parent
     numbers = speed.fresh_numbers(results, night.run)[0] if night.run else []
     conformance_rows, parity_rows = page.conformance_rows(night.conformance), page.parity_rows(night.parity)
+    times = page.time_tables(night, judged, shelf)
     html = _ENVIRONMENT.get_template("page.html").render(
         root="" if path.parent == site else "../",
         night=night,
@@ -112,7 +113,9 @@ def _render(path: Path, night: Night, judged: Verdict, results: Path, shelf: She
         parity_rows=parity_rows,
         parity_place=page.shared_place(parity_rows),
         parity_plot=page.parity_plot(night.parity, shelf),
-        times=page.time_tables(night, judged, shelf),
+        times=times,
+        never_timed=page.never_timed(night),
+        noise=page.noise(times),
         values=page.values(night, numbers),
         about_pictures=gallery.about(night.golden),
         cards=gallery.cards(night, site),

@@ -102,8 +102,8 @@ class Results:
                 Difference("x_t", 1.2e-6, 2e-7, 1e-4, None, True),
                 Difference("tokens", 0.0, 0.0, 0.0, None, True),
             ]
-            record = Conformance(case, "reference", "cpu", "float32", True, 2.9, fields)
-            append_line(folder / "conformance.jsonl", record)
+            replayed = Conformance(case, "reference", "cpu", "float32", True, 2.9, fields)
+            append_line(folder / "conformance.jsonl", replayed)
         rng = np.random.default_rng(0)
         for op in OPS:
             for dtype in ("float32", "float16"):

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.harness.records import Golden, Parity, SchemaError, Value, append_line, read_lines
+from benchmarks.harness.records import Golden, Parity, SchemaError, Timing, Value, append_line, read_lines
 from reports import site
 from tests.reports.conftest import GPU, PROMPTS, Results
 
@@ -152,7 +152,42 @@ def test_a_place_that_all_rows_share_is_said_once(results: Results) -> None:
 def test_a_time_outside_the_profile_says_why(results: Results) -> None:
     results.night(1)
     text, _ = read(results)
-    assert "outside: fused kernels run in Triton&#39;s interpreter on a CPU" in text
+    assert "Fused times need a GPU: fused kernels run in Triton&#39;s interpreter on a CPU" in text
+
+
+def test_an_implementation_that_cannot_be_timed_here_has_no_column_and_no_plot(results: Results) -> None:
+    results.night(1)
+    times = section(read(results)[0], "time")
+    assert '<th scope="col" class="n">reference</th>' in times
+    assert '<th scope="col" class="n">fused</th>' not in times
+    assert "<picture" not in times
+
+
+def test_both_implementations_have_columns_and_plots_on_a_gpu(two_nights: Path) -> None:
+    times = section((two_nights / "index.html").read_text(), "time")
+    assert '<th scope="col" class="n">fused</th>' in times
+    assert times.count("<picture") == times.count("<h3>") - 1
+    assert "need a GPU" not in times
+
+
+@pytest.mark.parametrize(("factor", "marked"), [(1.15, False), (1.30, True)], ids=["calm", "noisy"])
+def test_a_spread_between_processes_over_ten_percent_is_marked(results: Results, factor: float, marked: bool) -> None:
+    folder = results.night(1, judge=False)
+    one, *others = read_lines(folder / "timing.jsonl", Timing)[0]
+    slow = replace(one, samples=[factor * sample for sample in one.samples])
+    results.rewrite(folder, "timing.jsonl", [slow, *others])
+    times = section(read(results)[0], "time")
+    assert (f"1 of {len(others) // 3 + 1} times spread by over 10% between processes" in times) is marked
+    assert ("±1" in times) is marked
+
+
+def test_one_process_has_no_spread(results: Results) -> None:
+    results.night(1, processes=1)
+    assert '<td class="n" data-label="spread">one process</td>' in read(results)[0]
+
+
+def section(text: str, name: str) -> str:
+    return text.partition(f'<section id="{name}">')[2].partition("</section>")[0]
 
 
 def test_each_case_has_one_card(two_nights: Path) -> None:
