@@ -12,7 +12,8 @@ import pytest
 
 from benchmarks.harness.environment import repository_root
 from benchmarks.harness.records import Golden, Status
-from motbench.golden import exit_code, list_cases
+from motbench.golden.check import exit_code
+from motbench.golden.listing import list_cases
 from tests.golden.conftest import FACTS, REQUEST, change, commit
 
 PACKAGES = ("reference_impl", "mot_impl", "bagel", "benchmarks", "motbench", "reports")

@@ -1,0 +1,14 @@
+"""`motbench golden`: judge pictures against approved ones, approve new ones, list them. One file per subcommand."""
+
+import typer
+
+from motbench.golden.accept import accept
+from motbench.golden.check import check
+from motbench.golden.listing import list_cases
+from motbench.golden.metrics import metrics
+
+golden = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+golden.command("check")(check)
+golden.command("accept")(accept)
+golden.command("list")(list_cases)
+golden.command("metrics")(metrics)

@@ -1,0 +1,69 @@
+"""`motbench golden accept`: approve new pictures."""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+
+import typer
+
+from motbench.exits import Exit
+from motbench.golden.common import goldens_folder, plan_of
+
+if typing.TYPE_CHECKING:
+    from benchmarks.harness.golden_accept import Proposal
+
+Opt = typer.Option
+
+
+def accept(
+    case: typing.Annotated[list[str], typer.Argument(metavar="CASE...", help="names of folders in golden_images/")],
+    reason: typing.Annotated[str, Opt(help="why the new picture is right; kept with it")] = "",
+    impl: typing.Annotated[str, Opt(help="what makes the picture")] = "reference",
+    device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
+) -> None:
+    """Approve today's pictures as the golden ones, if the reference in a wider dtype confirms them.
+
+    Exit code 0 if all were accepted, 1 if one was not confirmed (nothing is written then), 2 for no reason or a dirty
+    tree.
+    """
+    from benchmarks.harness import golden_accept
+    from benchmarks.harness.golden_case import read_cases
+
+    root = goldens_folder()
+    cases = read_cases(root, case)
+    by = golden_accept.approver(root.parent, reason, [one.name for one in cases])
+    plan = plan_of(impl, device, "float32")
+    _prove_origin(root.parent)
+    proposals = []
+    for one in cases:
+        proposals.append(golden_accept.propose(one, plan))
+        print(_proposal_line(proposals[-1]), flush=True)
+    if any(proposal.refusal for proposal in proposals):
+        print("nothing was accepted")
+        raise typer.Exit(Exit.REGRESSED)
+    golden_accept.accept(proposals, by)
+    print(f"accepted by {by.name} at {by.commit[:12]}: {by.reason}\nnow commit golden_images/")
+
+
+def _prove_origin(root: Path) -> None:
+    """Refuse to approve a picture of packages that the commit does not hold."""
+    import bagel
+    import reference_impl
+
+    for package in (bagel, reference_impl):
+        found = Path(str(package.__file__)).resolve().parents[1]
+        if found != root.resolve():
+            raise ValueError(f"{package.__name__} was imported from {found} but must be from {root}; unset PYTHONPATH")
+
+
+def _proposal_line(proposal: Proposal) -> str:
+    if proposal.refusal:
+        return f"  refused: {proposal.refusal}"
+    change = proposal.change
+    moved = "another picture than before" if proposal.previous else "the first golden"
+    if change:
+        similar = f"SSIM of the worst tile {change['ssim_worst_tile']:.4f}"
+        moved = f"against the old golden absmax {change['absmax']:.0f}, {similar}"
+    confirmed = f"{proposal.witness} confirms it, absmax {proposal.agreed.values['absmax']:.0f}"
+    return f"  {proposal.case.name}: {confirmed}; {moved}"
