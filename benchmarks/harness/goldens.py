@@ -255,6 +255,8 @@ def _draw(finding: Finding, out: Path, stem: str) -> tuple[dict[str, str], int]:
         drawn["difference"], factor = images.amplified(expected, actual)
         titled = {f"difference x {factor}" if name == "difference" else name: drawn[name] for name in drawn}
         drawn["side by side"] = images.side_by_side(titled)
+    if finding.comparison is not None and finding.comparison.flip is not None:
+        drawn["flip"] = images.heat(finding.comparison.flip)
     paths = {name: f"pictures/{re.sub(r'[^a-zA-Z0-9_.-]+', '_', f'{stem}-{name}')}.png" for name in drawn}
     for name, path in paths.items():
         images.write_png(out / path, drawn[name])

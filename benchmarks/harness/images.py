@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
 from benchmarks.harness.environment import version_of
@@ -54,11 +55,13 @@ class Comparison:
     identical  the same raw RGB bytes
     values     metric -> number; NaN where it could not be computed. PSNR of identical pictures is infinite
     versions   metric -> the implementation that computed it, with its version, or why none did
+    flip       the FLIP error of every pixel, 0 to 1, [H, W]; None where it could not be computed
     """
 
     identical: bool
     values: dict[str, float]
     versions: dict[str, str]
+    flip: Map | None = None
 
 
 def compare(expected: RGB, actual: RGB) -> Comparison:
@@ -70,11 +73,12 @@ def compare(expected: RGB, actual: RGB) -> Comparison:
         raise ValueError(f"the actual picture is {_size(actual)} but {_size(expected)} is expected; sizes must agree")
     values = _differences(actual.astype(np.int16) - expected.astype(np.int16))
     versions = dict.fromkeys(values, f"motbench {DEFINITION}")
-    for names, measure in ((SSIM_NAMES, _ssim), (FLIP_NAMES, _flip)):
-        numbers, version = measure(expected, actual)
+    ssim, ssim_version = _ssim(expected, actual)
+    flip, flip_version, flip_errors = _flip(expected, actual)
+    for names, numbers, version in ((SSIM_NAMES, ssim, ssim_version), (FLIP_NAMES, flip, flip_version)):
         values |= dict(zip(names, numbers, strict=True))
         versions |= dict.fromkeys(names, version)
-    return Comparison(fingerprint(expected) == fingerprint(actual), values, versions)
+    return Comparison(fingerprint(expected) == fingerprint(actual), values, versions, flip_errors)
 
 
 def fingerprint(picture: RGB) -> str:
@@ -122,12 +126,12 @@ def _ssim(expected: RGB, actual: RGB) -> tuple[tuple[float, float], str]:
     return (float(mean), float(tile_means(full, TILE).mean(axis=2).min())), version
 
 
-def _flip(expected: RGB, actual: RGB) -> tuple[tuple[float, float, float], str]:
-    """FLIP for a low dynamic range at the package's own viewing distance: mean, 99th percentile, worst tile."""
+def _flip(expected: RGB, actual: RGB) -> tuple[tuple[float, float, float], str, Map | None]:
+    """FLIP for a low dynamic range at the package's own viewing distance: mean, 99th percentile, worst tile, map."""
     try:
         import flip_evaluator
     except ImportError as error:
-        return (math.nan,) * 3, f"flip-evaluator does not import ({error}); pip install flip-evaluator"
+        return (math.nan,) * 3, f"flip-evaluator does not import ({error}); pip install flip-evaluator", None
     # Arrays only: given a path that it cannot read, the package ends the process.
     reference, test = (np.divide(picture, 255, dtype=np.float32) for picture in (expected, actual))
     errors, _, parameters = flip_evaluator.evaluate(reference, test, "LDR", applyMagma=False)
@@ -136,7 +140,8 @@ def _flip(expected: RGB, actual: RGB) -> tuple[tuple[float, float, float], str]:
         float(np.percentile(errors, 99)),
         float(tile_means(errors, TILE).max()),
     )
-    return numbers, f"flip-evaluator {version_of('flip-evaluator')}, LDR, {parameters['ppd']:.2f} pixels per degree"
+    version = f"flip-evaluator {version_of('flip-evaluator')}, LDR, {parameters['ppd']:.2f} pixels per degree"
+    return numbers, version, errors[..., 0]
 
 
 def tile_means(values: npt.NDArray[typing.Any], side: int) -> Map:
@@ -180,6 +185,12 @@ def amplified(expected: RGB, actual: RGB) -> tuple[RGB, int]:
     largest = int(difference.max())
     factor = 2 ** int(math.log2(255 / largest)) if largest else 1
     return (difference * factor).astype(np.uint8), factor
+
+
+def heat(errors: Map) -> RGB:
+    """A map [H, W] of errors from 0 (black) to 1 (pale yellow) in magma's colours, as FLIP is usually drawn."""
+    coloured: RGB = colormaps["magma"](np.clip(errors, 0, 1), bytes=True)[..., :3]
+    return coloured
 
 
 def side_by_side(pictures: Mapping[str, RGB]) -> RGB:

@@ -167,9 +167,9 @@ class Golden:
     """One picture judged: `against` the reference implementation (parity) or the approved golden (drift).
 
     metrics and limits share names; a metric without a limit is reported only. `reason` says what failed, `reproduce`
-    is one line to type. pictures: "expected", "actual", "difference", "side by side" -> path relative to the run
-    folder; the difference is multiplied by `amplified`. latents: one error per update and field, where both
-    trajectories are known (parity).
+    is one line to type. pictures: "expected", "actual", "difference", "flip" (FLIP's error of every pixel),
+    "side by side" -> path relative to the run folder; the difference is multiplied by `amplified`. latents: one error
+    per update and field, where both trajectories are known (parity).
     """
 
     case: str

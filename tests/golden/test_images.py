@@ -288,3 +288,19 @@ def test_a_file_that_is_no_plain_png_is_refused(tmp_path: Path, content: bytes, 
 def test_a_written_picture_is_read_back(tmp_path: Path, photo: RGB) -> None:
     images.write_png(tmp_path / "a.png", photo)
     assert (images.read_png(tmp_path / "a.png") == photo).all()
+
+
+def test_the_heat_of_no_error_is_black_and_of_the_largest_is_not() -> None:
+    drawn = images.heat(np.array([[0.0, 1.0]], dtype=np.float32))
+    assert drawn.shape == (1, 2, 3)
+    assert drawn[0, 0].max() < 8 < drawn[0, 1].min()
+
+
+def test_flip_errors_lie_where_the_pictures_differ(photo: RGB) -> None:
+    changed = photo.copy()
+    changed[:16, :16] = 255 - changed[:16, :16]
+    errors = images.compare(photo, changed).flip
+    assert errors is not None
+    assert errors.shape == photo.shape[:2]
+    assert errors[:16, :16].mean() > 0.3
+    assert errors[64:, 64:].max() < 0.01
