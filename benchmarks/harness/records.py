@@ -7,6 +7,7 @@ A run is one folder, `results/runs/<run id>/`:
     conformance.jsonl  Conformance, one line per case: against the original BAGEL
     parity.jsonl       Parity, one line per op and case: fused against reference
     golden.jsonl       Golden, one line per judged picture
+    selftest.json      Selftest: which injected faults the gate saw, and how often it cried wolf
     series.json        Profile: which series this machine is expected to measure, and which lie outside
     timing.jsonl       Timing, one line per benchmark process
     values.jsonl       Value, one line per benchmark process that measured something other than time
@@ -191,6 +192,77 @@ class Golden:
     dtype: str = ""
     amplified: int = 1
     latents: list[LatentError] = field(default_factory=list)
+
+
+Tier = Literal["op parity", "fp32 trace", "picture"]
+TIERS: tuple[Tier, ...] = ("op parity", "fp32 trace", "picture")
+"""What may see a fault: an op against the reference on named inputs (motbench ops), the tensors of a golden case in
+float32 against the truth (motbench trace), and the picture and its latents (motbench golden check).
+"""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """`seen` of `runs`, and the share's one-sided Clopper-Pearson bounds: at least `low`, at most `high`, each at 95 %.
+
+    Example: 0 of 299 has high = 0.00997. Both are NaN without runs.
+    """
+
+    seen: int
+    runs: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Runs of one kind: an injected fault, or a family of held-out runs that are right by construction.
+
+    name     of the fault or the family; what says what is changed, in words
+    part     what a fault changes: the implementation (ops) or the pipeline around it; "" for a good family
+    tier     which must see a fault; "" for a good family, which none may see
+    seen     runs seen by that tier; of a good family by any: false alarms
+    tiers    the same for every tier alone
+    metrics  for every metric of the picture tier alone, by the case's limit for it
+    gates    for other projects' rules for pictures (benchmarks/harness/public_gates.py)
+    wrong    one line to type for each fault that was missed, or for each false alarm
+    """
+
+    name: str
+    what: str
+    part: Literal["implementation", "pipeline", ""]
+    tier: Literal["op parity", "fp32 trace", "picture", ""]
+    seen: Rate
+    tiers: dict[str, Rate]
+    metrics: dict[str, Rate]
+    gates: dict[str, Rate]
+    wrong: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Selftest:
+    """The gate's own test: every class of injected fault, and held-out good runs, on golden cases.
+
+    form        "full": every fault on every case; "reduced": each on one case, which fits a night
+    good        families of held-out good runs
+    alarms      false alarms of all good runs together, by any tier, with the same split by tier, metric and gate
+    status      pass: every fault is seen by its tier in at least 95 % of its runs, and at most 1 % of the good runs
+                alarm; reason says what is missed
+    """
+
+    form: Literal["full", "reduced"]
+    impl: str
+    device: str
+    dtype: str
+    cases: list[str]
+    faults: list[Detection]
+    good: list[Detection]
+    alarms: Detection
+    status: Status
+    reason: str
+    reproduce: str
+    seconds: float
+    schema: int = SCHEMA
 
 
 @dataclass(frozen=True)
