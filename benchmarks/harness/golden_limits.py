@@ -76,3 +76,32 @@ def judge(
 
 def _outside(name: str, value: float, limit: float) -> bool:
     return value < limit if name in images.AT_LEAST else value > limit
+
+
+def distance(name: str, value: float) -> float:
+    """The metric's number as a distance, 0 for equal pictures and rising from there.
+
+    PSNR becomes the RMS error in levels, a similarity its distance from 1; all others are distances already.
+    """
+    if name == "psnr":
+        return 255 * math.pow(10, -value / 20)
+    return max(1 - value, 0.0) if name in images.AT_LEAST else value
+
+
+def of_distance(name: str, value: float) -> float:
+    """The inverse of `distance`: the metric's number."""
+    if name == "psnr":
+        return 20 * math.log10(255 / value) if value else math.inf
+    return 1 - value if name in images.AT_LEAST else value
+
+
+def score(values: Mapping[str, float], limits: Mapping[str, float]) -> float | None:
+    """The largest share of its limit that any metric used, both as distances: over 1 is outside.
+
+    None if a limit has no number. Anything at all against a limit of zero is infinite.
+    """
+    shares = []
+    for name, limit in limits.items():
+        used, allowed = distance(name, values.get(name, math.nan)), distance(name, limit)
+        shares.append(used / allowed if allowed else math.inf if used else 0.0)
+    return None if not shares or any(map(math.isnan, shares)) else max(shares)

@@ -17,7 +17,8 @@ import torch
 from bagel.pipeline import BagelPipeline, GeneratedImage
 from benchmarks.harness import images
 from benchmarks.harness.golden_case import EXPECTED, GoldenCase
-from benchmarks.harness.golden_limits import Kind, judge
+from benchmarks.harness.golden_limits import Kind, judge, score
+from benchmarks.harness.golden_words import same, words
 from benchmarks.harness.images import RGB
 from benchmarks.harness.impls import FUSED, said
 from benchmarks.harness.records import Golden, LatentError, Status
@@ -224,6 +225,7 @@ def _record(case: GoldenCase, plan: Plan, against: Against, finding: Finding, ou
     limits, found = case.limits_of(KINDS[against], plan.dtype_name), finding.comparison
     stem = "-".join((case.name, plan.impl, plan.dtype_name, "against", against))
     pictures, amplified = _draw(finding, out, stem)
+    identical = found is not None and found.identical
     return Golden(
         case=case.name,
         task=case.request.task,
@@ -236,7 +238,7 @@ def _record(case: GoldenCase, plan: Plan, against: Against, finding: Finding, ou
         metrics=finding.values,
         limits=limits or {},
         metric_versions={} if found is None else found.versions,
-        identical=found is not None and found.identical,
+        identical=identical,
         pictures=pictures,
         seconds=time.perf_counter() - start,
         golden_provenance=case.approval.summary if case.approval else {},
@@ -244,6 +246,8 @@ def _record(case: GoldenCase, plan: Plan, against: Against, finding: Finding, ou
         dtype=plan.dtype_name,
         amplified=amplified,
         latents=finding.latents,
+        words=words(finding.status, finding.reason, same(identical, finding.latents), None, None),
+        score=score(finding.values, limits or {}),
     )
 
 

@@ -164,6 +164,42 @@ class LatentError:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """`seen` of `runs`, and the share's one-sided Clopper-Pearson bounds: at least `low`, at most `high`, each at 95 %.
+
+    Example: 0 of 299 has high = 0.00997. Both are NaN without runs.
+    """
+
+    seen: int
+    runs: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class KnownGood:
+    """The known-good runs that the limits of a golden rest on: reorderings that `motbench golden calibrate` measured.
+
+    A run's score is the largest share of a limit that any of its metrics used: over 1 is outside.
+
+    stack   device, attention backend and torch on which they were measured; "base" for the widest of all such stacks
+    note    what a reader must know of these limits, such as that this machine's stack was never measured; else empty
+    runs    how many there are, over the whole set of cases; `prompts` is of how many prompts
+    alarms  how many of them are outside limits that were set without their own prompt
+    by_prompt  the same with a prompt as the unit: prompts with any alarm
+    scores  of this case's own runs, for a histogram
+    """
+
+    stack: str
+    runs: int
+    prompts: int
+    alarms: Rate
+    by_prompt: Rate
+    scores: list[float]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Golden:
     """One picture judged: `against` the reference implementation (parity) or the approved golden (drift).
 
@@ -171,6 +207,12 @@ class Golden:
     is one line to type. pictures: "expected", "actual", "difference", "flip" (FLIP's error of every pixel),
     "side by side" -> path relative to the run folder; the difference is multiplied by `amplified`. latents: one error
     per update and field, where both trajectories are known (parity).
+
+    words       the verdict in words: "identical", "compatible with reordering (p = 0.2, 320 known-good runs)",
+                "outside: first at step 7, layer 3, image expert, o, conditional branch (...)" or "not measured: ..."
+    score       largest share of a limit that any metric used: over 1 is outside; None if nothing was judged
+    p           share of known-good runs, this one among them, that used at least as much of their limits
+    known_good  what the limits rest on; None for limits that were set by hand
     """
 
     case: str
@@ -192,6 +234,10 @@ class Golden:
     dtype: str = ""
     amplified: int = 1
     latents: list[LatentError] = field(default_factory=list)
+    words: str = ""
+    score: float | None = None
+    p: float | None = None
+    known_good: KnownGood | None = None
 
 
 Tier = Literal["op parity", "fp32 trace", "picture"]
@@ -199,19 +245,6 @@ TIERS: tuple[Tier, ...] = ("op parity", "fp32 trace", "picture")
 """What may see a fault: an op against the reference on named inputs (motbench ops), the tensors of a golden case in
 float32 against the truth (motbench trace), and the picture and its latents (motbench golden check).
 """
-
-
-@dataclass(frozen=True)
-class Rate:
-    """`seen` of `runs`, and the share's one-sided Clopper-Pearson bounds: at least `low`, at most `high`, each at 95 %.
-
-    Example: 0 of 299 has high = 0.00997. Both are NaN without runs.
-    """
-
-    seen: int
-    runs: int
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

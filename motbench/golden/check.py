@@ -87,10 +87,8 @@ def exit_code(results: typing.Sequence[Golden]) -> Exit:
 
 
 def _line(result: Golden) -> str:
-    same = ", identical" if result.identical else ""
-    return (
-        f"  {result.case:32} {result.impl} against {result.against:9}  {result.status}{same} ({result.seconds:.1f} s)"
-    )
+    said = f"{result.case:32} {result.impl} against {result.against:9}"
+    return f"  {said}  {result.status:12} {result.seconds:5.1f} s  {result.words}"
 
 
 def _hints(result: Golden, out: Path, tiles: Path | None) -> str:
