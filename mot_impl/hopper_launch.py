@@ -27,7 +27,9 @@ class _Tables:
 
 
 @functools.cache
-def _tables(rows: tuple[int, int], n_tiles: int, k_steps: int, group: int, device: torch.device) -> _Tables:
+def _tables(
+    rows: tuple[int, int], n_tiles: int, k_steps: int, group: int, pieces: int, device: torch.device
+) -> _Tables:
     """Made once and kept for good: a captured graph goes on reading them. Raises ValueError in a capture, which cannot
     copy from the host."""
     require(
@@ -36,7 +38,7 @@ def _tables(rows: tuple[int, int], n_tiles: int, k_steps: int, group: int, devic
         *rows,
     )
     blocks = torch.cuda.get_device_properties(device).multi_processor_count
-    plan = schedule.make(rows, n_tiles, k_steps, blocks, group)
+    plan = schedule.make(rows, n_tiles, k_steps, blocks, group, min(pieces, k_steps))
     return _Tables(plan, *(torch.tensor(table, dtype=torch.int32, device=device) for table in plan.tables()))
 
 
@@ -92,7 +94,8 @@ def routed(x: Tensor, experts: Experts, route: Route, tile: Tile, gated: bool) -
         return y
     with torch.cuda.device_of(x):
         n_tiles = -(-n_out // (128 if gated else 256))
-        tables = _tables((route.n_text, n_image), n_tiles, -(-k // schedule.BLOCK_K), tile.group_m, x.device)
+        rows, k_steps = (route.n_text, n_image), -(-k // schedule.BLOCK_K)
+        tables = _tables(rows, n_tiles, k_steps, tile.group_m, tile.pieces, x.device)
         plan, flags = tables.plan, _flags(tables, x.device)
         # A descriptor of no rows cannot be made; nothing reads the one that stands in for it.
         x_image, x_text = (x[:n_image] if n_image else x), (x[n_image:] if n_image < m else x)

@@ -3,14 +3,14 @@
 Three tiers, first hit wins: the folder the user names, the measured files of this package (`tuned/<device>.json`), a
 heuristic. A file holds what one device measured:
 
-    {"schema": 1, "device": "NVIDIA H100 80GB HBM3", "made": {"date": ..., "command": ..., "torch": ..., "triton": ...},
+    {"schema": 1, "device": "NVIDIA H100 80GB HBM3", "made": [{"date": ..., "command": ..., "torch": ...}],
      "entries": [{"op": "linear", "dtype": "bfloat16", "m": 4098, "n": 4608, "k": 3584,
                   "tile": {"block_m": 128, "block_n": 256, "block_k": 64, "warps": 8, "stages": 3}}]}
 
-Within a file an entry of the same op, dtype, N and K whose M is nearest, by ratio, is taken.
+Within a file an entry of the same op, dtype, N and K whose M is nearest, by ratio, is taken; of several at one M the
+first that can run. docs/tuning.md is the whole format.
 """
 
-import dataclasses
 import json
 import re
 from collections.abc import Iterable
@@ -19,10 +19,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import triton
 
-from mot_impl.device import INTERPRETED
+from mot_impl.heuristic import HOPPER_TILE, HOPPER_TRITON, heuristic_tile, hopper_can, interpreter_tile, rule
+from mot_impl.tile import Tile, TileChoice
 from reference_impl.contract import Problem, require
+
+__all__ = [
+    "HOPPER_TILE",
+    "HOPPER_TRITON",
+    "Tile",
+    "TileChoice",
+    "TileTable",
+    "TuneFile",
+    "TuneKey",
+    "device_name",
+    "file_name",
+    "heuristic_tile",
+    "hopper_can",
+    "interpreter_tile",
+    "likeness",
+]
 
 SCHEMA = 1
 
@@ -30,72 +46,6 @@ TUNED = Path(__file__).parent / "tuned"
 
 ALIASES = {"A800": "A100", "H800": "H100"}
 """Chips with the same multiprocessors and slower links: their tiles are those of the other."""
-
-DEFAULT_SHARED_MEMORY = 232_448
-"""Bytes a block may use on sm_90; a device that is asked says its own."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """How a matrix kernel divides its problem.
-
-    block_m, block_n, block_k  rows of x, columns of the output and depth of one step; powers of two, at least 16
-    warps, stages              threads over 32, and steps whose loads are in flight
-    group_m                    row tiles that share weight columns before the next columns are begun, for the L2 cache
-    kind                       which kernel: "gather" reads x's rows by index, "hopper" reads sorted rows in blocks
-
-    Example: `str(Tile(128, 256, 64, 8, 3)) == "128x256x64 w8 s3"`.
-    """
-
-    block_m: int
-    block_n: int
-    block_k: int
-    warps: int
-    stages: int
-    group_m: int = 8
-    kind: str = "gather"
-
-    def __post_init__(self) -> None:
-        for name in ("block_m", "block_n", "block_k"):
-            size = getattr(self, name)
-            require(
-                isinstance(size, int) and size >= 16 and size & (size - 1) == 0,
-                "tile has {}={}; it must be a power of two, at least 16",
-                name,
-                size,
-            )
-        require(self.warps in (1, 2, 4, 8, 16, 32), "tile has warps={}; it must be a power of two up to 32", self.warps)
-        require(self.stages >= 1, "tile has stages={}; it must be at least 1", self.stages)
-        require(self.group_m >= 1, "tile has group_m={}; it must be at least 1", self.group_m)
-
-    def __str__(self) -> str:
-        kind = "" if self.kind == "gather" else f"{self.kind} "
-        return f"{kind}{self.block_m}x{self.block_n}x{self.block_k} w{self.warps} s{self.stages}"
-
-    def shared_memory(self, itemsize: int, accumulators: int) -> int:
-        """Bytes that the loads in flight take; a kernel with two accumulators loads two weight blocks a step."""
-        return self.stages * (self.block_m + accumulators * self.block_n) * self.block_k * itemsize
-
-
-HOPPER_TILE = Tile(128, 256, 64, warps=8, stages=4, kind="hopper")
-"""The only tile of the Hopper kernel: two warpgroups that multiply, and a ring that fills the shared memory."""
-
-HOPPER_ROWS = 256
-"""From how many rows the Hopper kernel is chosen; below, its tiles of 128 rows are mostly padding."""
-
-HOPPER_TRITON = "3.6."
-"""The Triton whose Gluon mot_impl/hopper*.py are written in."""
-
-
-@dataclass(frozen=True)
-class TileChoice:
-    """A tile and where it came from: "heuristic", "interpreter", "tuned: FILE, M=4098" or "user: FILE, M=4098"."""
-
-    tile: Tile
-    origin: str
-
-    def __str__(self) -> str:
-        return f"{self.tile} ({self.origin})"
 
 
 @dataclass(frozen=True)
@@ -106,6 +56,11 @@ class TuneKey:
     dtype: str
     n: int
     k: int
+
+    @classmethod
+    def of(cls, problem: Problem) -> "TuneKey":
+        """The key of a problem."""
+        return cls(problem.op, str(problem.dtype).removeprefix("torch."), problem.n, problem.k)
 
 
 @dataclass(frozen=True)
@@ -161,87 +116,50 @@ class TileTable:
         return choice
 
     def _search(self, problem: Problem) -> TileChoice:
-        device = device_name(problem.device)
-        key = TuneKey(problem.op, str(problem.dtype).removeprefix("torch."), problem.n, problem.k)
-        for file in self.files:
-            if file.device == device and (choice := file.choose(key, problem.m, hopper_can(problem))):
+        key = TuneKey.of(problem)
+        for file in self.of_device(device_name(problem.device)):
+            if choice := file.choose(key, problem.m, hopper_can(problem)):
                 return choice
-        if INTERPRETED:
-            return TileChoice(interpreter_tile(problem), "interpreter")
-        if problem.m >= HOPPER_ROWS and hopper_can(problem):
-            return TileChoice(HOPPER_TILE, "heuristic")
-        return TileChoice(heuristic_tile(problem, shared_memory(problem.device)), "heuristic")
+        return rule(problem)
+
+    def of_device(self, device: str) -> list[TuneFile]:
+        """The files that a device reads, in order: tier by tier, its own before those of cards with the same chip."""
+        kin = [(likeness(file.device, device), file) for file in self.files]
+        tiers = list(dict.fromkeys(file.tier for file in self.files))
+        found = [pair for pair in kin if pair[0]]
+        return [file for _, file in sorted(found, key=lambda pair: (tiers.index(pair[1].tier), -pair[0]))]
+
+    def knows(self, device: str, dtype: torch.dtype) -> bool:
+        """Whether any file has tiles for this device, by name, and dtype."""
+        name = str(dtype).removeprefix("torch.")
+        return any(key.dtype == name for file in self.of_device(device) for key, _, _ in file.entries)
 
 
 def device_name(device: torch.device) -> str:
-    """The name a tile file goes by: `NVIDIA_H800_PCIe` -> `NVIDIA_H100_PCIe`; `cpu` for the interpreter."""
+    """The name of a device as a tile file goes by it: `NVIDIA_H100_PCIe`; `cpu` for the interpreter."""
     return file_name(torch.cuda.get_device_name(device) if device.type == "cuda" else device.type)
 
 
 def file_name(device: str) -> str:
-    """A device's name as a file's, aliases resolved: "NVIDIA H800 PCIe" -> "NVIDIA_H100_PCIe"."""
-    name = re.sub(r"[^A-Za-z0-9]+", "_", device).strip("_")
-    for alias, chip in ALIASES.items():
-        name = re.sub(rf"(?<![A-Za-z0-9]){alias}(?![A-Za-z0-9])", chip, name)
-    return name
+    """A device's name as a file's: "NVIDIA H800 PCIe" -> "NVIDIA_H800_PCIe"."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", device).strip("_")
 
 
-def hopper_can(problem: Problem) -> bool:
-    """Whether the Hopper kernel computes `problem`: sorted rows in half precision, rows of 16-byte multiples for TMA,
-    the chip, and the Triton that it is written for."""
-    return (
-        problem.image_first
-        and problem.dtype in (torch.float16, torch.bfloat16)
-        and problem.k % 8 == 0
-        and problem.n % 8 == 0
-        and problem.device.type == "cuda"
-        and torch.cuda.get_device_capability(problem.device) == (9, 0)
-        and triton.__version__.startswith(HOPPER_TRITON)
-    )
+def likeness(one: str, other: str) -> int:
+    """How many words the names of two cards with the same chip share; 0 if the chips differ, or one is a MIG slice.
 
-
-def shared_memory(device: torch.device) -> int:
-    """Bytes of shared memory that one block may use on `device`."""
-    if device.type != "cuda":
-        return DEFAULT_SHARED_MEMORY
-    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
-
-
-def accumulators(op: str) -> int:
-    """How many accumulators of block_n columns a kernel keeps: gate and up are two."""
-    return 2 if op == "gated_linear" else 1
-
-
-def heuristic_tile(problem: Problem, shared_memory_bytes: int = DEFAULT_SHARED_MEMORY) -> Tile:
-    """A sensible tile for sm_80 and newer, smaller for fewer rows, cut to the shared memory that there is.
-
-    Measured on an H100: 128x256x64 with 8 warps and 3 stages is the best plain tile for the sizes of BAGEL. float32
-    multiplies without tensor cores and compensates its sums, which takes three registers a value: its tiles are small.
+    `NVIDIA_H800` and `NVIDIA_H100_80GB_HBM3`: 2, because an H800 is an H100. A device is most like itself.
     """
-    halves = accumulators(problem.op)
-    if problem.dtype == torch.float32:
-        tile = Tile(16 if problem.m <= 16 else 64, 64 // halves, 32, 4, 3)
-    elif problem.m <= 16:
-        tile = Tile(16, 128 // halves, 128, 4, 4)
-    elif problem.m <= 64:
-        tile = Tile(64, 128 // halves, 64, 4, 4)
-    elif problem.m <= 512:
-        tile = Tile(128, 128 // halves, 64, 8, 4)
-    else:
-        tile = Tile(128, 256 // halves, 64, 8, 3)
-    while tile.shared_memory(problem.dtype.itemsize, halves) > shared_memory_bytes and tile.stages > 1:
-        tile = dataclasses.replace(tile, stages=tile.stages - 1)
-    return tile
+    if one == other:
+        return len(one)
+    first, second = ([ALIASES.get(word, word) for word in name.split("_")] for name in (one, other))
+    same = _chip(first) == _chip(second) != ""
+    return len({*first} & {*second}) if same and "MIG" not in {*first, *second} else 0
 
 
-def interpreter_tile(problem: Problem) -> Tile:
-    """The largest tile that the problem fills: the interpreter's cost goes with the number of steps."""
-    block_n = _fill(problem.n, 2048 // accumulators(problem.op))
-    return Tile(_fill(problem.m, 512), block_n, _fill(problem.k, 2048), warps=4, stages=1)
-
-
-def _fill(size: int, most: int) -> int:
-    return min(most, max(16, 1 << (size - 1).bit_length())) if size else 16
+def _chip(words: list[str]) -> str:
+    """The first word like `H100`, `L40S` or `A6000`."""
+    return next((word for word in words if re.fullmatch(r"[A-Z]{1,2}[0-9]{2,4}S?", word)), "")
 
 
 def _read_folder(folder: Path, tier: str) -> Iterable[TuneFile]:
@@ -259,6 +177,8 @@ def _read_file(path: Path, tier: str) -> TuneFile:
             (TuneKey(entry["op"], entry["dtype"], entry["n"], entry["k"]), entry["m"], Tile(**entry["tile"]))
             for entry in content["entries"]
         )
+        for _, m, _ in entries:
+            require(isinstance(m, int) and m > 0, "an entry has m={!r}; it must be a positive whole number", m)
         device = file_name(content["device"])
         if device != file_name(path.stem):
             raise ValueError(f"it names device {content['device']!r}; the file must be called {device}.json")

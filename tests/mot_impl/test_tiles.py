@@ -7,8 +7,17 @@ import pytest
 import torch
 
 import mot_impl
-from mot_impl import tiles
-from mot_impl.tiles import Tile, TileTable, TuneFile, TuneKey, file_name, heuristic_tile, interpreter_tile
+from mot_impl import heuristic, tiles
+from mot_impl.tiles import (
+    Tile,
+    TileTable,
+    TuneFile,
+    TuneKey,
+    file_name,
+    heuristic_tile,
+    interpreter_tile,
+    likeness,
+)
 from reference_impl.contract import Problem
 
 CPU = torch.device("cpu")
@@ -85,13 +94,64 @@ def test_a_file_of_another_device_is_not_taken():
     ("device", "name"),
     [
         ("NVIDIA H100 80GB HBM3", "NVIDIA_H100_80GB_HBM3"),
-        ("NVIDIA H800 PCIe", "NVIDIA_H100_PCIe"),
-        ("NVIDIA A800-SXM4-80GB", "NVIDIA_A100_SXM4_80GB"),
-        ("NVIDIA RTX A8000", "NVIDIA_RTX_A8000"),
+        ("NVIDIA A800-SXM4-80GB", "NVIDIA_A800_SXM4_80GB"),
     ],
 )
-def test_a_device_goes_by_the_name_of_its_chip(device, name):
+def test_a_device_goes_by_its_name_without_signs(device, name):
     assert file_name(device) == name
+
+
+H100 = "NVIDIA_H100_80GB_HBM3"
+
+
+@pytest.mark.parametrize(
+    ("device", "file"),
+    [
+        (H100, H100),
+        ("NVIDIA_H100_PCIe", H100),
+        ("NVIDIA_H100_NVL", H100),
+        ("NVIDIA_H800", H100),
+        ("NVIDIA_A800_SXM4_80GB", "NVIDIA_A100_SXM4_40GB"),
+        ("NVIDIA_GeForce_RTX_4090", "NVIDIA_GeForce_RTX_4090"),
+    ],
+)
+def test_a_card_reads_files_of_its_chip(device, file):
+    assert likeness(file, device) > 0
+
+
+@pytest.mark.parametrize(
+    ("device", "file"),
+    [
+        ("NVIDIA_H200", H100),
+        ("NVIDIA_A100_SXM4_80GB", H100),
+        ("NVIDIA_RTX_A8000", "NVIDIA_A800_SXM4_80GB"),
+        ("NVIDIA_H100_80GB_HBM3_MIG_1g_10gb", H100),
+        ("NVIDIA_GeForce_RTX_4090", "NVIDIA_GeForce_RTX_4080"),
+        ("cpu", H100),
+    ],
+)
+def test_a_card_reads_no_file_of_another_chip_or_of_a_slice(device, file):
+    assert likeness(file, device) == 0
+
+
+def of_devices(*names: str, tier: str = "tuned") -> tuple[TuneFile, ...]:
+    return tuple(TuneFile(tier, f"{name}.json", name, ()) for name in names)
+
+
+def test_a_card_reads_its_own_file_before_its_chips():
+    table = TileTable(of_devices("NVIDIA_H100_NVL", H100, "NVIDIA_H100_PCIe"))
+    found = [file.device for file in table.of_device("NVIDIA_H800_PCIe")]
+    assert (found[0], len(found)) == ("NVIDIA_H100_PCIe", 3)
+
+
+def test_the_users_file_of_the_chip_comes_before_the_packages_of_the_card():
+    table = TileTable((*of_devices("NVIDIA_H100_NVL", tier="user"), *of_devices(H100)))
+    assert [file.tier for file in table.of_device(H100)] == ["user", "tuned"]
+
+
+@pytest.mark.parametrize(("dtype", "known"), [(torch.float32, True), (torch.float16, False)], ids=str)
+def test_a_table_knows_a_device_in_the_dtypes_of_its_entries(dtype, known):
+    assert TileTable((tuned((KEY, 16, SMALL)),)).knows("cpu", dtype) == known
 
 
 def test_a_choice_is_remembered():
@@ -140,12 +200,20 @@ def test_the_heuristic_takes_smaller_tiles_for_fewer_rows():
         ({"stages": 0}, "stages=0"),
         ({"group_m": 0}, "group_m=0"),
         ({"bloc_m": 32}, "bloc_m"),
+        ({"kind": "hopper"}, "tile is hopper 32x32x32 w4 s2 but kind 'hopper' has only 128x256x64 w8"),
+        ({"pieces": 2}, "pieces=2; it must be 0, or up to 4 for kind 'hopper'"),
     ],
     ids=str,
 )
 def test_a_file_with_an_impossible_tile_is_refused(tmp_path, change, message):
     path = write(tmp_path, [entry(16, tile=TILE | change)])
     with pytest.raises(ValueError, match=rf"{path} is not a tile file .*{message}"):
+        TileTable.load(tmp_path)
+
+
+def test_a_file_with_an_entry_of_no_rows_is_refused(tmp_path):
+    write(tmp_path, [entry(0)])
+    with pytest.raises(ValueError, match=r"an entry has m=0; it must be a positive whole number"):
         TileTable.load(tmp_path)
 
 
@@ -184,7 +252,7 @@ SORTED = Problem("linear", 1026, 4608, 3584, torch.bfloat16, torch.device("cuda"
 def hopper(monkeypatch):
     """A machine that looks like an H100 with the right Triton, as far as the choice of a kernel goes."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(tiles.triton, "__version__", "3.6.0")
+    monkeypatch.setattr(heuristic.triton, "__version__", "3.6.0")
 
 
 @pytest.mark.usefixtures("hopper")
@@ -211,7 +279,7 @@ def test_the_hopper_kernel_takes_nothing_else(change):
 @pytest.mark.parametrize(("capability", "version"), [((8, 0), "3.6.0"), ((10, 0), "3.6.0"), ((9, 0), "3.7.1")])
 def test_the_hopper_kernel_needs_its_chip_and_its_triton(capability, version, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(tiles.triton, "__version__", version)
+    monkeypatch.setattr(heuristic.triton, "__version__", version)
     assert not tiles.hopper_can(SORTED)
 
 
@@ -222,3 +290,12 @@ def test_an_entry_of_the_hopper_kernel_counts_only_where_it_can_run():
 
 def test_a_tile_of_another_kernel_says_so():
     assert str(tiles.HOPPER_TILE) == "hopper 128x256x64 w8 s4"
+
+
+def test_a_tile_says_what_is_unusual_about_it():
+    assert str(dataclasses.replace(tiles.HOPPER_TILE, group_m=4, pieces=2)) == "hopper 128x256x64 w8 s4 g4 p2"
+
+
+def test_of_two_entries_at_one_m_the_first_that_can_run_is_taken():
+    file = tuned((KEY, 64, tiles.HOPPER_TILE), (KEY, 64, LARGE))
+    assert [file.choose(KEY, 64, hopper).tile for hopper in (True, False)] == [tiles.HOPPER_TILE, LARGE]

@@ -1,0 +1,89 @@
+"""The tiles of a problem that nobody has measured: the last tier of mot_impl/tiles.py, and which kernels can run."""
+
+import dataclasses
+
+import torch
+import triton
+
+from mot_impl.device import INTERPRETED
+from mot_impl.tile import Tile, TileChoice
+from reference_impl.contract import Problem
+
+DEFAULT_SHARED_MEMORY = 232_448
+"""Bytes a block may use on sm_90; a device that is asked says its own."""
+
+HOPPER_TILE = Tile(128, 256, 64, warps=8, stages=4, kind="hopper")
+"""The only tile of the Hopper kernel: two warpgroups that multiply, and a ring that fills the shared memory."""
+
+HOPPER_ROWS = 256
+"""From how many rows the Hopper kernel is chosen; below, its tiles of 128 rows are mostly padding."""
+
+HOPPER_TRITON = "3.6."
+"""The Triton whose Gluon mot_impl/hopper*.py are written in."""
+
+
+def rule(problem: Problem) -> TileChoice:
+    """The choice for a problem that no file knows."""
+    if INTERPRETED:
+        return TileChoice(interpreter_tile(problem), "interpreter")
+    if problem.m >= HOPPER_ROWS and hopper_can(problem):
+        return TileChoice(HOPPER_TILE, "heuristic")
+    return TileChoice(heuristic_tile(problem, shared_memory(problem.device)), "heuristic")
+
+
+def hopper_can(problem: Problem) -> bool:
+    """Whether the Hopper kernel computes `problem`: sorted rows in half precision, rows of 16-byte multiples for TMA,
+    the chip, and the Triton that it is written for."""
+    return (
+        problem.image_first
+        and problem.dtype in (torch.float16, torch.bfloat16)
+        and problem.k % 8 == 0
+        and problem.n % 8 == 0
+        and problem.device.type == "cuda"
+        and torch.cuda.get_device_capability(problem.device) == (9, 0)
+        and triton.__version__.startswith(HOPPER_TRITON)
+    )
+
+
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that one block may use on `device`."""
+    if device.type != "cuda":
+        return DEFAULT_SHARED_MEMORY
+    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+
+
+def accumulators(op: str) -> int:
+    """How many accumulators of block_n columns a kernel keeps: gate and up are two."""
+    return 2 if op == "gated_linear" else 1
+
+
+def heuristic_tile(problem: Problem, shared_memory_bytes: int = DEFAULT_SHARED_MEMORY) -> Tile:
+    """A sensible tile for sm_80 and newer, smaller for fewer rows, cut to the shared memory that there is.
+
+    Measured on an H100: 128x256x64 with 8 warps and 3 stages is the best plain tile for the sizes of BAGEL. float32
+    multiplies without tensor cores and compensates its sums, which takes three registers a value: its tiles are small.
+    """
+    halves = accumulators(problem.op)
+    if problem.dtype == torch.float32:
+        tile = Tile(16 if problem.m <= 16 else 64, 64 // halves, 32, 4, 3)
+    elif problem.m <= 16:
+        tile = Tile(16, 128 // halves, 128, 4, 4)
+    elif problem.m <= 64:
+        tile = Tile(64, 128 // halves, 64, 4, 4)
+    elif problem.m <= 512:
+        tile = Tile(128, 128 // halves, 64, 8, 4)
+    else:
+        tile = Tile(128, 256 // halves, 64, 8, 3)
+    while tile.shared_memory(problem.dtype.itemsize, halves) > shared_memory_bytes and tile.stages > 1:
+        tile = dataclasses.replace(tile, stages=tile.stages - 1)
+    return tile
+
+
+def interpreter_tile(problem: Problem) -> Tile:
+    """The largest tile that the problem fills: the interpreter's cost goes with the number of steps."""
+    block_n = _fill(problem.n, 2048 // accumulators(problem.op))
+    return Tile(_fill(problem.m, 512), block_n, _fill(problem.k, 2048), warps=4, stages=1)
+
+
+def _fill(size: int, most: int) -> int:
+    return min(most, max(16, 1 << (size - 1).bit_length())) if size else 16
