@@ -16,6 +16,8 @@ from motbench.ops import ops
 from motbench.parity import parity
 from motbench.report import report
 from motbench.roofline import roofline
+from motbench.serve import serve
+from motbench.serve_bench import serve_bench
 from motbench.steps import step
 from motbench.trace import trace
 from motbench.understand import understand
@@ -39,6 +41,8 @@ app.command("trace")(trace)
 app.command("understand")(understand)
 app.command("report")(report)
 app.command("roofline")(roofline)
+app.command("serve")(serve)
+app.command("serve-bench")(serve_bench)
 
 
 def main() -> None:

@@ -1,0 +1,57 @@
+"""`motbench serve`: BAGEL behind the OpenAI images API."""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+
+import typer
+
+Opt = typer.Option
+
+
+def serve(
+    checkpoint: typing.Annotated[Path, Opt(help="BAGEL folder: *.json, ema.safetensors, ae.safetensors, tokenizer")],
+    host: typing.Annotated[str, Opt(help="address to listen at; 0.0.0.0 is everybody's")] = "127.0.0.1",
+    port: typing.Annotated[int, Opt(help="0 takes a free one")] = 8000,
+    impl: typing.Annotated[str, Opt(help="reference, fused or package.module:OPS")] = "fused",
+    device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cuda",
+    dtype: typing.Annotated[str, Opt(help="float32, bfloat16 or float16")] = "bfloat16",
+    tiles: typing.Annotated[Path | None, Opt(metavar="FOLDER", help="tile files that fused asks first")] = None,
+    model: typing.Annotated[str | None, Opt(help="its name in the API; the folder's unless given")] = None,
+    size: typing.Annotated[str, Opt(help="of a picture for which none is asked: WIDTHxHEIGHT")] = "1024x1024",
+    steps: typing.Annotated[int, Opt(help="times in the schedule for which none are asked")] = 50,
+    line: typing.Annotated[int, Opt(help="requests that may wait; one more gets 429")] = 32,
+    max_side: typing.Annotated[int, Opt(help="longest side of a picture, asked for or sent, in pixels")] = 1024,
+    max_steps: typing.Annotated[int, Opt(help="most steps of a request")] = 100,
+) -> None:
+    """Serve /v1/images/generations, /v1/images/edits, /health and /metrics until interrupted."""
+    from dataclasses import asdict
+
+    import uvicorn
+
+    from bagel.pipeline import BagelPipeline
+    from benchmarks.harness.environment import provenance, repository_root
+    from motbench.implementation import one_thread_on_a_cpu, resolve
+    from serving.app import application
+    from serving.engine import Engine
+    from serving.wishes import Limits, Served
+
+    ops, place, precision = resolve(impl, device, dtype, tiles)
+    one_thread_on_a_cpu(place)
+    width, height = _size(size)
+    limits = Limits(side=max_side, steps=max_steps)
+    served = Served(model or checkpoint.resolve().name, (height, width), steps, limits)
+    pipeline = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision)
+    made_by = asdict(provenance(repository_root(), 0, "motbench serve"))
+    about = {"impl": ops.name, "device": device, "dtype": dtype, "provenance": made_by}
+    app = application(Engine(pipeline.generate, line), served, about)
+    uvicorn.run(app, host=host, port=port, log_level="info", timeout_graceful_shutdown=60)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """(width, height) of "512x768". Raises ValueError."""
+    parts = text.split("x")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise ValueError(f"size is {text!r} but must be like 512x768, width x height")
+    return int(parts[0]), int(parts[1])
