@@ -1,18 +1,23 @@
-"""The gallery of golden images: a card per case, holding every judgement of that case."""
+"""The golden page as data: a card per case, holding every judgement of that case."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
+from markupsafe import Markup
+
 from benchmarks.harness.records import Golden, Status
-from reports import pictures
+from reports import curves, pictures
+from reports.curves import Bar, Curve
 from reports.item import SEVERITY
 from reports.night import Night
 from reports.pictures import Picture
-from reports.words import number
+from reports.words import number, percent
 
 AT_LEAST = ("ssim", "psnr", "cosine")
 """Metrics whose limit is a lower bound, by a part of their name; every other limit is an upper one."""
@@ -20,24 +25,65 @@ AT_LEAST = ("ssim", "psnr", "cosine")
 RANDOM = "random weights"
 """What the reason of a golden says where its checkpoint was never trained."""
 
+BINS = 20
+"""Bars of a histogram."""
+
+SHOWN = ("expected", "actual", "difference", "flip")
+FILTERS = ("task", "impl", "dtype", "against", "status")
+"""Fields of a record that the page can be filtered by."""
+
 
 @dataclass(frozen=True)
 class Metric:
-    """One line of a judgement: value and limit as text; ok is None for a metric without a limit."""
+    """One line of a judgement: value and limit as text; ok is None for a metric without a limit.
+
+    used  how much of its limit it uses, 1 is all: the value over the limit; for a similarity what it lacks of 1, over
+          what it may lack; for PSNR the ratio of the root mean squares. None without a limit or a number
+    """
 
     name: str
     value: str
     limit: str
     ok: bool | None
+    used: float | None
+
+    @property
+    def share(self) -> str:
+        """`used` as text."""
+        return "" if self.used is None else percent(self.used) if self.used < 10 else f"{self.used:.3g} times its limit"
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """One record of a case. pictures: expected, actual, difference; none where another judgement shows the same."""
+    """One record of a case, and the anchor that leads to it.
 
+    pictures  expected, actual, difference, FLIP; none where another judgement shows the same
+    curves    SVG of the latents' errors and their gain; empty where no trajectory is known
+    known     SVG of what known-good runs used of the limits, beside tonight; empty without such runs
+    """
+
+    anchor: str
     record: Golden
     pictures: list[Picture]
     metrics: list[Metric]
+    curves: list[Markup]
+    known: Markup
+
+    @property
+    def words(self) -> str:
+        """The verdict in words, or the status of a record that has none."""
+        return self.record.words or self.record.status
+
+    @property
+    def nearest(self) -> Metric | None:
+        """The metric that uses most of its limit."""
+        limited = [metric for metric in self.metrics if metric.used is not None]
+        return max(limited, key=lambda metric: metric.used or 0.0, default=None)
+
+    @property
+    def pixelated(self) -> bool:
+        """Whether the picture is so small that its pixels should be seen."""
+        return any(0 < picture.width < 200 for picture in self.pictures)
 
 
 @dataclass(frozen=True)
@@ -45,6 +91,7 @@ class Card:
     """One case: the worst status of its judgements, and those, failures first."""
 
     case: str
+    anchor: str
     status: Status
     judgements: list[Judgement]
 
@@ -52,6 +99,11 @@ class Card:
     def first(self) -> Golden:
         """Any record of the case: task, prompt and provenance are the same in all."""
         return self.judgements[0].record
+
+    @property
+    def shown(self) -> Judgement:
+        """The judgement whose picture stands for the case."""
+        return next((judged for judged in self.judgements if judged.pictures), self.judgements[0])
 
 
 def cards(night: Night, site: Path) -> list[Card]:
@@ -73,6 +125,17 @@ def about(records: list[Golden]) -> str:
     return "What the pictures show depends on the checkpoint of each case; the case's reason says more."
 
 
+def choices(records: list[Golden]) -> dict[str, list[str]]:
+    """What the page can be filtered by: field -> the values that there are, of those with more than one."""
+    found = {name: sorted({str(getattr(record, name)) for record in records}) for name in FILTERS}
+    return {name: values for name, values in found.items() if len(values) > 1}
+
+
+def anchor(*words: str) -> str:
+    """A name for a link to a part of the page."""
+    return re.sub(r"[^a-zA-Z0-9]+", "-", "-".join(words)).strip("-") or "case"
+
+
 def _severity(record: Golden) -> int:
     return -SEVERITY.index(record.status)
 
@@ -80,19 +143,26 @@ def _severity(record: Golden) -> int:
 def _card(case: str, records: list[Golden], night: Night, site: Path) -> Card:
     """Two identical pictures are shown only if no other judgement of the case has something to see."""
     seen = [record for record in records if not record.identical or record.status != "pass"] or records[:1]
-    return Card(
-        case,
-        records[0].status,
-        [Judgement(r, _pictures(r, night, site) if r in seen else [], _metrics(r)) for r in records],
-    )
+    judgements = [
+        Judgement(
+            anchor(r.case, r.impl, r.dtype, "against", r.against),
+            r,
+            _pictures(r, night, site) if r in seen else [],
+            metrics(r),
+            drift(r),
+            population(r),
+        )
+        for r in records
+    ]
+    return Card(case, anchor(case), records[0].status, judgements)
 
 
 def _pictures(record: Golden, night: Night, site: Path) -> list[Picture]:
-    names = ("expected", "actual", "difference")
-    return [pictures.copy(night.folder, name, record.pictures.get(name), site) for name in names]
+    return [pictures.copy(night.folder, name, record.pictures.get(name), site) for name in SHOWN]
 
 
-def _metrics(record: Golden) -> list[Metric]:
+def metrics(record: Golden) -> list[Metric]:
+    """Every metric of a record, those with a limit first."""
     names = [*record.limits, *(name for name in record.metrics if name not in record.limits)]
     return [_metric(name, record) for name in names]
 
@@ -101,7 +171,49 @@ def _metric(name: str, record: Golden) -> Metric:
     value, limit = record.metrics.get(name, math.nan), record.limits.get(name)
     text = "∞ (identical)" if math.isnan(value) and record.identical else number(value)
     if limit is None:
-        return Metric(name, text, "", None)
+        return Metric(name, text, "", None, None)
     lower = any(part in name.lower() for part in AT_LEAST)
     ok = (value >= limit if lower else value <= limit) or (math.isnan(value) and record.identical)
-    return Metric(name, text, f"{'≥' if lower else '≤'} {number(limit)}", ok)
+    used = 0.0 if record.identical else None if math.isnan(value) else _used(name, value, limit)
+    return Metric(name, text, f"{'≥' if lower else '≤'} {number(limit)}", ok, used)
+
+
+def _used(name: str, value: float, limit: float) -> float:
+    if "psnr" in name.lower():
+        return math.pow(10, min((limit - value) / 20, 300))
+    if any(part in name.lower() for part in AT_LEAST):
+        value, limit = 1 - value, 1 - limit
+    return value / limit if limit > 0 else 0.0 if value <= 0 else math.inf
+
+
+def drift(record: Golden) -> list[Markup]:
+    """How the latents of a running picture come apart, and by what each update multiplies the difference."""
+    errors = {name: [e.relative_l2 for e in record.latents if e.field == name] for name in ("x_t", "v_t")}
+    if not any(value > 0 for value in errors["x_t"]):
+        return []
+    steps = [Curve("latent after the update", errors["x_t"]), Curve("velocity", errors["v_t"])]
+    limit = record.limits.get("latent_relative_l2")
+    limits = [] if limit is None else [limit] * len(errors["x_t"])
+    free = curves.svg("relative L2 per update", [c for c in steps if c.values], limits)
+    x = errors["x_t"]
+    gain = [math.nan, *(now / before if before else math.nan for before, now in pairwise(x))]
+    drawn = [free]
+    if sum(math.isfinite(value) for value in gain) > 1:
+        drawn.append(curves.svg("gain per update", [Curve("latent", gain)], []))
+    return drawn
+
+
+def population(record: Golden) -> Markup:
+    """A histogram of what the known-good runs of the case used of their limits, with the limit and tonight."""
+    known = record.known_good
+    scores = [score for score in known.scores if math.isfinite(score)] if known else []
+    if not scores:
+        return Markup("")
+    width = max(*scores, 1e-9) / BINS
+    counts = [0] * BINS
+    for score in scores:
+        counts[min(int(score / width), BINS - 1)] += 1
+    bars = [Bar(i * width, (i + 1) * width, count) for i, count in enumerate(counts)]
+    tonight = math.nan if record.score is None else record.score
+    marks = [("limit", 1.0, "limit"), (f"tonight {number(tonight)}", min(tonight, 3.0), "now")]
+    return curves.histogram(f"share of the limit used by {len(scores)} known-good runs", bars, marks)

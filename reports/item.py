@@ -37,6 +37,7 @@ FILES: dict[str, Area] = {
     "conformance.jsonl": "conformance",
     "parity.jsonl": "parity",
     "golden.jsonl": "golden",
+    "selftest.json": "golden",
     "series.json": "time",
     "timing.jsonl": "time",
     "values.jsonl": "time",

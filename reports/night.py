@@ -14,6 +14,7 @@ from benchmarks.harness.records import (
     Profile,
     Run,
     SchemaError,
+    Selftest,
     Timing,
     Value,
     read_json,
@@ -37,6 +38,7 @@ class Night:
     timing: list[Timing]
     values: list[Value]
     damage: list[str]
+    selftest: Selftest | None = None
 
     @property
     def run_id(self) -> str:
@@ -91,4 +93,5 @@ def load(folder: Path) -> Night:
         lines("timing.jsonl", Timing),
         lines("values.jsonl", Value),
         damage,
+        one("selftest.json", Selftest),
     )

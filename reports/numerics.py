@@ -124,6 +124,9 @@ def _golden(night: Night) -> list[Item]:
         if not any(record.against == against for record in night.golden):
             reason = f"{what} compared"
             items.append(Item("golden", "not-measured", f"against {against}", reason, "", "motbench golden check"))
+    if (tested := night.selftest) is not None and tested.status not in ("pass", "improved"):
+        reason = f"the gate's own test: {tested.reason}"
+        items.append(Item("golden", tested.status, "selftest", reason, "detection table", tested.reproduce))
     held = sum(r.status in ("pass", "improved") for r in night.golden)
     identical = sum(record.identical for record in night.golden)
     told = f"{held} of {len(night.golden)} pictures within their limits, {identical} identical byte for byte"

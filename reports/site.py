@@ -6,11 +6,12 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.harness.records import EXIT_CODES, Run, SchemaError, read_json, write_atomic
-from reports import gallery, numerics, page, speed, timing, verdict, words
+from reports import gallery, numerics, page, selftest, speed, timing, verdict, words
 from reports.item import AREAS, worst
 from reports.night import Night, load, run_folders
 from reports.plots import Shelf
@@ -23,6 +24,9 @@ MARKER = ".motbench-report"
 """A file that says a folder was written here and may be replaced."""
 
 TEMPLATES = Path(__file__).parent / "templates"
+STATIC = ("style.css", "site.js")
+GOLDEN = "golden.html"
+PAGES_OF_THE_SITE = (("tonight", "index.html"), ("golden images", GOLDEN))
 MARKS = {"pass": "✓", "improved": "▲", "regressed": "✕", "inconclusive": "?", "not-measured": "–"}
 ANCHORS = {
     "environment": "provenance",
@@ -72,7 +76,8 @@ def _write(results: Path, site: Path, shelf: Shelf) -> None:
     judged = verdict.latest(results)
     history = [_past(folder, results, i) for i, folder in enumerate(folders)]
     write_atomic(site / MARKER, b"written by motbench report; safe to delete\n")
-    shutil.copyfile(TEMPLATES / "style.css", site / "style.css")
+    for name in STATIC:
+        shutil.copyfile(TEMPLATES / name, site / name)
     _render(site / "index.html", night, judged, results, shelf, history)
     for folder, past in list(zip(folders, history, strict=True))[1 : PAGES + 1]:
         if not past.why:
@@ -93,37 +98,62 @@ def _past(folder: Path, results: Path, age: int) -> Past:
 
 
 def _render(path: Path, night: Night, judged: Verdict, results: Path, shelf: Shelf, history: list[Past]) -> None:
-    """Write one page of the site that `shelf` belongs to."""
+    """Write the two pages of one run into the site that `shelf` belongs to: the night, and its pictures."""
     site = shelf.new.parent
+    root = "" if path.parent == site else "../"
+    pictures = path.with_name(GOLDEN if not root else f"{path.stem}-{GOLDEN}")
+    cards = gallery.cards(night, site)
+    common = {
+        "root": root,
+        "night": night,
+        "run": night.run,
+        "verdict": judged,
+        "exit_code": EXIT_CODES[judged.status],
+        "pages": PAGES_OF_THE_SITE,
+        "golden_page": str(pictures.relative_to(site)),
+        "about_pictures": gallery.about(night.golden),
+        "cards": cards,
+    }
+    _write_page(path, "page.html", common | _of_the_night(night, judged, results, shelf) | {"history": history})
+    golden = {
+        "choices": gallery.choices(night.golden),
+        "filtered": gallery.FILTERS,
+        "status": worst(judged.area("golden")),
+        "headline": verdict.headline(judged.area("golden")),
+        "bases": selftest.bases(night.golden),
+        "detection": selftest.table(night.selftest),
+    }
+    _write_page(pictures, "golden.html", common | golden)
+
+
+def _of_the_night(night: Night, judged: Verdict, results: Path, shelf: Shelf) -> dict[str, Any]:
     numbers = speed.fresh_numbers(results, night.run)[0] if night.run else []
     conformance_rows, parity_rows = page.conformance_rows(night.conformance), page.parity_rows(night.parity)
     times = page.time_tables(night, judged, shelf)
-    html = _ENVIRONMENT.get_template("page.html").render(
-        root="" if path.parent == site else "../",
-        night=night,
-        run=night.run,
-        verdict=judged,
-        exit_code=EXIT_CODES[judged.status],
-        gates=[(area, worst(judged.area(area)), verdict.headline(judged.area(area))) for area in AREAS],
-        to_type=next((item.reproduce for item in judged.items if item.status == judged.status and item.reproduce), ""),
-        open_items=[item for item in judged.items if item.status != "pass"],
-        origins=page.tile_origins(night),
-        conformance_rows=conformance_rows,
-        conformance_place=page.shared_place(conformance_rows),
-        parity_rows=parity_rows,
-        parity_place=page.shared_place(parity_rows),
-        parity_plot=page.parity_plot(night.parity, shelf),
-        times=times,
-        never_timed=page.never_timed(night),
-        noise=page.noise(times),
-        values=page.values(night, numbers),
-        about_pictures=gallery.about(night.golden),
-        cards=gallery.cards(night, site),
-        outside=page.outside(night.profile.outside if night.profile else []),
-        history=history,
-        matters=words.percent(timing.MATTERS[night.run.provenance.environment.profile]) if night.run else "",
-    )
-    write_atomic(path, html.encode())
+    return {
+        "gates": [(area, worst(judged.area(area)), verdict.headline(judged.area(area))) for area in AREAS],
+        "to_type": next(
+            (item.reproduce for item in judged.items if item.status == judged.status and item.reproduce), ""
+        ),
+        "open_items": [item for item in judged.items if item.status != "pass"],
+        "origins": page.tile_origins(night),
+        "conformance_rows": conformance_rows,
+        "conformance_place": page.shared_place(conformance_rows),
+        "parity_rows": parity_rows,
+        "parity_place": page.shared_place(parity_rows),
+        "parity_plot": page.parity_plot(night.parity, shelf),
+        "times": times,
+        "never_timed": page.never_timed(night),
+        "noise": page.noise(times),
+        "values": page.values(night, numbers),
+        "outside": page.outside(night.profile.outside if night.profile else []),
+        "matters": words.percent(timing.MATTERS[night.run.provenance.environment.profile]) if night.run else "",
+    }
+
+
+def _write_page(path: Path, template: str, values: dict[str, Any]) -> None:
+    here = {"here": path.name if not values["root"] else ""}
+    write_atomic(path, _ENVIRONMENT.get_template(template).render(values | here).encode())
 
 
 def _environment() -> Environment:
@@ -139,6 +169,8 @@ def _environment() -> Environment:
         "seconds": words.seconds,
         "number": words.number,
         "mebibytes": words.mebibytes,
+        "rate": selftest.rate,
+        "at_most": selftest.at_most,
         "largest_share": lambda record: words.percent(numerics.largest_share(record)),
         "share": lambda d: words.percent(numerics.share(d.worst, d.limit_worst)),
     }

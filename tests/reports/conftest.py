@@ -15,21 +15,26 @@ from benchmarks.harness import profiles
 from benchmarks.harness.records import (
     Check,
     Conformance,
+    Detection,
     Difference,
     Environment,
     Golden,
+    KnownGood,
     LatentError,
     Parity,
     Profile,
     Provenance,
+    Rate,
     Run,
+    Selftest,
+    Status,
     Step,
     Timing,
     Value,
     append_line,
     write_json,
 )
-from reports import verdict
+from reports import site, verdict
 
 CPU = Environment("cpu", "Linux, Debian 12", "AMD EPYC 7B13", 2, "3.11.7", "2.13.0+cpu", "3.6.0", "2.3.5")
 GPU = replace(
@@ -123,6 +128,7 @@ class Results:
                         True,
                     )
                     append_line(folder / "parity.jsonl", record)
+        write_json(folder / "selftest.json", selftest())
         for case, prompt in PROMPTS.items():
             pictures = write_pictures(folder, case)
             for impl, against in (("reference", "golden"), ("fused", "reference")):
@@ -181,6 +187,41 @@ class Results:
         (self.path / "asv" / "benchmarks.json").write_text(json.dumps({**described, "version": 2}))
 
 
+KNOWN = KnownGood(
+    "cpu, sdpa, torch 2.13.0",
+    320,
+    8,
+    Rate(1, 320, 0.0002, 0.0147),
+    Rate(1, 8, 0.006, 0.47),
+    [i / 50 for i in range(1, 41)],
+)
+"""What the limits of a parity record rest on."""
+
+
+def selftest(status: Status = "pass", reason: str = "") -> Selftest:
+    """Two classes of faults, one of them missed unless all passes, and one family of good runs."""
+    everything, nothing = Rate(6, 6, 0.607, 1.0), Rate(0, 6, 0.0, 0.393)
+    missed = everything if status == "pass" else nothing
+
+    def one(name: str, what: str, tier: str, seen: Rate) -> Detection:
+        tiers = {"op parity": seen if tier == "op parity" else nothing, "fp32 trace": nothing, "picture": nothing}
+        tiers |= {tier: seen} if tier else {}
+        wrong = [] if seen.seen or not tier else [f"motbench golden selftest --fault {name}"]
+        metrics, gates = {"ssim": nothing, "flip_mean": everything}, {"mean under 10": nothing}
+        return Detection(name, what, "implementation" if tier else "", tier, seen, tiers, metrics, gates, wrong)  # type: ignore[arg-type]
+
+    faults = [
+        one("dropped-bias", "the bias of qkv is left out", "op parity", everything),
+        one("one-token", "one image token goes to the text expert", "picture", missed),
+    ]
+    good = [one("reordered", "another order of summation", "", nothing)]
+    alarms = one("all good runs", "", "", nothing)
+    line = "motbench golden selftest --form reduced"
+    return Selftest(
+        "reduced", "reference", "cpu", "float32", ["t2i-fox"], faults, good, alarms, status, reason, line, 41.0
+    )
+
+
 def golden(case: str, prompt: str, impl: str, against: str, pictures: dict[str, str]) -> Golden:
     """A passing record with every metric."""
     metrics = {"absmax": 3.0, "p99_9": 2.0, "mean": 0.04, "psnr": 52.3, "ssim": 0.9991, "ssim_worst_tile": 0.994}
@@ -205,12 +246,16 @@ def golden(case: str, prompt: str, impl: str, against: str, pictures: dict[str, 
         device="cpu",
         dtype="float32",
         amplified=16,
+        words="compatible with reordering (p = 0.4, 320 known-good runs)",
+        score=0.38,
+        p=0.4,
+        known_good=KNOWN if against == "reference" else None,
         latents=[LatentError("x_t", step, 1e-6 * (step + 1), 1 - 1e-9, 3e-6) for step in range(3 * (impl == "fused"))],
     )
 
 
 def write_pictures(folder: Path, case: str, fault: bool = False) -> dict[str, str]:
-    """Three 64x64 PNGs: a soft scene, the same with a fault or not, and the amplified difference."""
+    """Four 64x64 PNGs: a soft scene, the same with a fault or not, the amplified difference, and a map of it."""
     y, x = np.mgrid[0:64, 0:64] / 63.0
     seed = sum(map(ord, case))
     sun = np.exp(-(((x - 0.3 - seed % 5 / 10) ** 2 + (y - 0.35) ** 2) / 0.02))
@@ -221,9 +266,11 @@ def write_pictures(folder: Path, case: str, fault: bool = False) -> dict[str, st
     if fault:
         actual[32:48, 16:32] = 255 - actual[32:48, 16:32]
     difference = np.clip(np.abs(actual.astype(int) - expected.astype(int)) * 16, 0, 255).astype(np.uint8)
+    flip = np.stack([difference.max(-1)] * 3, -1)
     names = {}
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    for name, pixels in (("expected", expected), ("actual", actual), ("difference", difference)):
+    drawn = {"expected": expected, "actual": actual, "difference": difference, "flip": flip}
+    for name, pixels in drawn.items():
         names[name] = f"pictures/{case}-{name}.png"
         Image.fromarray(pixels).save(folder / names[name])
     return names
@@ -234,3 +281,12 @@ def results(tmp_path: Path) -> Results:
     """An empty results folder."""
     (tmp_path / "results").mkdir()
     return Results(tmp_path / "results")
+
+
+@pytest.fixture(scope="package")
+def two_nights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of two nights on a GPU."""
+    results = Results(tmp_path_factory.mktemp("two"))
+    results.night(1, "a" * 40, GPU)
+    results.night(2, "b" * 40, GPU)
+    return site.build(results.path, results.path / "site").parent
