@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from training.workers import start_server
+
 UNFINISHED = 3
 STARTED = time.monotonic()
 """A budget of minutes counts the imports too."""
@@ -79,6 +81,8 @@ def _add_common(one: argparse.ArgumentParser) -> None:
     one.add_argument("--device", default="cuda")
     one.add_argument("--processes", type=int, default=12, help="that draw scenes; 0: this one")
     one.add_argument("--tiny", action="store_true", help="the tests' sizes")
+    one.add_argument("--compile", action="store_true", help="torch.compile of what takes the time")
+    one.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN time its kernels for each new shape")
 
 
 def _add_autoencoder(stages: Any) -> None:
@@ -86,7 +90,8 @@ def _add_autoencoder(stages: Any) -> None:
     one.set_defaults(run=_autoencoder)
     _add_common(one)
     one.add_argument("--batch", type=int, default=128)
-    one.add_argument("--scenes", type=int, default=65536, help="drawn once")
+    one.add_argument("--scenes", type=int, default=65536, help="of each kind, drawn once")
+    one.add_argument("--channels-last", action="store_true", help="lay tensors out by pixel")
 
 
 def _add_transformer(stages: Any) -> None:
@@ -101,10 +106,11 @@ def _add_transformer(stages: Any) -> None:
     one.add_argument("--block-steps", type=int, default=1000, help="steps that use a block")
     one.add_argument("--muon-rate", type=float, default=6e-3)
     one.add_argument("--adam-rate", type=float, default=2e-3)
-    one.add_argument("--compile", action="store_true", help="torch.compile of the decoder layer")
 
 
 def _run(a: argparse.Namespace) -> Any:
+    if a.processes:
+        start_server()  # it loads its modules while this process loads its own
     import torch
 
     from training.loop import Run
@@ -113,7 +119,9 @@ def _run(a: argparse.Namespace) -> Any:
         raise ValueError("device cuda is asked for but torch finds no GPU here; use --device cpu")
     if a.device == "cuda":
         torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = a.cudnn_benchmark
+        # cuDNN's attention builds a plan for each new shape; the masked kernel of PyTorch needs none.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return Run(a.folder, a.minutes, a.steps, a.seed, torch.device(a.device), started=STARTED)
 
 
@@ -126,7 +134,7 @@ def _sizes(a: argparse.Namespace) -> Any:
 def _autoencoder(a: argparse.Namespace) -> int:
     from training.autoencoder import AutoencoderOptions, train_autoencoder
 
-    options = AutoencoderOptions(batch=a.batch, scenes=a.scenes)
+    options = AutoencoderOptions(batch=a.batch, scenes=a.scenes, channels_last=a.channels_last, compiled=a.compile)
     return 0 if train_autoencoder(_run(a), _sizes(a), options, a.processes) else UNFINISHED
 
 

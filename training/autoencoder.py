@@ -1,7 +1,8 @@
 """Stage 1: the autoencoder, on scenes of the world and on wild ones in any colour and place."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,17 @@ EDGES, KL = 0.5, 1e-3
 
 @dataclass(frozen=True)
 class AutoencoderOptions:
-    """batch pictures a step, half of them wild; `scenes` drawn once and used again and again."""
+    """batch pictures a step, half of them wild; `scenes` of each kind drawn once and used again and again.
+
+    channels_last  lay the networks' tensors out by pixel and not by channel
+    compiled       torch.compile of encoder and decoder
+    """
 
     batch: int = 128
     scenes: int = 65536
     rate: float = 2e-3
+    channels_last: bool = False
+    compiled: bool = False
 
 
 class AutoencoderStage:
@@ -37,21 +44,31 @@ class AutoencoderStage:
 
     def __init__(self, model: Autoencoder, table: Table, side: int, options: AutoencoderOptions, run: Run) -> None:
         self.model, self.side, self.options, self.run = model, side, options, run
-        self.scenes = table["scene"].to(run.device)
+        wild = wild_rows(np.random.default_rng(run.seed), options.scenes, side)
+        self.scenes, self.wild = table["scene"].to(run.device), torch.from_numpy(wild).to(run.device)
         self.optimizer = Optimizer(model, set(), 0.0, options.rate)
+        self.half = torch.compile(half_of, dynamic=False) if options.compiled else half_of
 
     def losses(self, step: int) -> dict[str, Tensor]:
         """Mean absolute error, edge error and divergence of a batch."""
-        options, device = self.options, self.run.device
-        generator = torch.Generator(device).manual_seed(self.run.seed * 1_000_003 + step)
-        half = options.batch // 2
-        wild = torch.from_numpy(wild_rows(np.random.default_rng([self.run.seed, step]), half, self.side))
-        chosen = torch.randint(len(self.scenes), (half,), generator=generator, device=device)
-        rows = torch.cat([self.scenes[chosen], wild.to(device)])
-        pixels = to_range(render(rows, self.side, self.side))
-        mean, logvar = quickly(self.model.encoder, pixels).chunk(2, dim=1)
-        noise = torch.randn(mean.shape, generator=generator, device=device)
-        decoded = quickly(self.model.decoder, mean + torch.exp(0.5 * logvar) * noise)
+        generator = torch.Generator(self.run.device).manual_seed(self.run.seed * 1_000_003 + step)
+        return self.errors(self.pictures(generator), generator)
+
+    def pictures(self, generator: torch.Generator) -> Tensor:
+        """A batch, [B, 3, side, side] in -1..1."""
+        n = self.options.batch // 2
+        rows = [
+            table[torch.randint(len(table), (n,), generator=generator, device=self.run.device)]
+            for table in (self.scenes, self.wild)
+        ]
+        pixels = to_range(render(torch.cat(rows), self.side, self.side))
+        return pixels.contiguous(memory_format=torch.channels_last) if self.options.channels_last else pixels
+
+    def errors(self, pixels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """The terms of the loss on a batch."""
+        mean, logvar = quickly(self.model.encoder, pixels, self.half).chunk(2, dim=1)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        decoded = quickly(self.model.decoder, mean + torch.exp(0.5 * logvar) * noise, self.half)
         return {
             "l1": F.l1_loss(decoded, pixels),
             "edges": EDGES * _edge_error(decoded - pixels),
@@ -63,13 +80,13 @@ def train_autoencoder(run: Run, sizes: Sizes, options: AutoencoderOptions, proce
     """Train, and when the plan is complete write ae.safetensors and ae_config.json; True if it is."""
     config = write_configs(run.folder, sizes)
     with Drawers(processes) as drawers:
-        table = drawers.table(
-            Order("scene", sizes.picture, sizes.picture, run.folder), f"ae/{run.seed}", options.scenes
-        )()
-    torch.manual_seed(run.seed)
-    model = Autoencoder(config.autoencoder).to(run.device)
+        order = Order("scene", sizes.picture, sizes.picture, run.folder)
+        drawing = drawers.table(order, f"ae/{run.seed}", options.scenes)
+        torch.manual_seed(run.seed)
+        model = Autoencoder(config.autoencoder).to(run.device)
+        table = drawing()
     stage = AutoencoderStage(model, table, sizes.picture, options, run)
-    describe(run, stage="autoencoder", parameters=sum(p.numel() for p in model.parameters()), batch=options.batch)
+    describe(run, stage="autoencoder", parameters=sum(p.numel() for p in model.parameters()), **asdict(options))
     if not train(stage, run):
         return False
     stage.optimizer.use_average()
@@ -121,13 +138,25 @@ def to_range(pictures: Tensor) -> Tensor:
     return (pictures.float() / 255 - 0.5) / 0.5
 
 
-def quickly(half: nn.Module, x: Tensor) -> Tensor:
-    """An encoder or decoder, on a GPU in bfloat16, norms too: autocast would widen every norm, and memory decides."""
-    if not x.is_cuda:
-        return half(x)  # type: ignore[no-any-return]
-    weights = {name: p.bfloat16() for name, p in half.named_parameters()}
-    out: Tensor = functional_call(half, weights, x.bfloat16())
-    return out.float()
+def half_of(half: nn.Module, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """An encoder or decoder with other weights."""
+    out: Tensor = functional_call(half, weights, x)
+    return out
+
+
+def quickly(half: nn.Module, x: Tensor, call: Callable[..., Tensor] = half_of) -> Tensor:
+    """An encoder or decoder, on a GPU in bfloat16, norms too: autocast would widen every norm, and memory decides.
+
+    call: `half_of`, or what torch.compile makes of it. The weights are laid out as x is.
+    """
+    dtype = torch.bfloat16 if x.is_cuda else torch.float32
+    by_pixel = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    layouts = {4: torch.channels_last} if by_pixel else {}
+    weights = {
+        name: p.to(dtype, memory_format=layouts.get(p.ndim, torch.preserve_format))
+        for name, p in half.named_parameters()
+    }
+    return call(half, weights, x.to(dtype)).float()
 
 
 def _edge_error(error: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ expert owns one slice and nothing is gathered. Which row sees which, and where i
 the reference's; tests hold the results against bagel/ over the reference implementation.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -177,9 +178,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def embed_latents(adapter: LatentAdapter, tokens: Tensor, t: Tensor, grid: Grid) -> Tensor:
     """bagel's LatentAdapter.embed: tokens [B, n, width], t [B] -> [B, n, H]."""
     j = torch.arange(FREQUENCIES, dtype=torch.float32, device=tokens.device)
-    angle = t.float()[:, None] * torch.exp(-torch.log(torch.tensor(10000.0)) * j / FREQUENCIES)
+    angle = t.float()[:, None] * torch.exp(-math.log(10000.0) * j / FREQUENCIES)
     time = adapter.time_embedder.mlp(torch.cat([angle.cos(), angle.sin()], dim=1))
-    place = adapter.latent_pos_embed(grid.positions(adapter.latent_pos_embed.side))
+    place = adapter.latent_pos_embed(grid.positions(adapter.latent_pos_embed.side, tokens.device))
     out: Tensor = adapter.vae2llm(tokens) + time[:, None] + place
     return out
 
@@ -190,7 +191,7 @@ def look(eye: Eye, pixels: Tensor) -> Tensor:
     grid = Grid(height // eye.patch, width // eye.patch)
     cut = pixels.view(b, 3, grid.height, eye.patch, grid.width, eye.patch)
     patches = cut.permute(0, 2, 4, 3, 5, 1).reshape(b, grid.n_tokens, -1)
-    ids = grid.positions(eye.side).to(pixels.device)
+    ids = grid.positions(eye.side, pixels.device)
     tower: Any = eye.vit_model["vision_model"]
     x = tower.embeddings["patch_embedding"](patches) + tower.embeddings["position_embedding"](ids)
     for layer in tower.encoder.layers:

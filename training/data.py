@@ -1,6 +1,5 @@
 """Scenes, edits and questions as tables of numbers: drawn by worker processes, each chunk from its own seed."""
 
-import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ from bagel.tokenizer import Tokenizer
 from training.edits import Edit, draw_edit
 from training.render import pack
 from training.understanding import ask
+from training.workers import start_server
 from training.world import Scene, caption, draw, held_out
 
 PROMPT_TOKENS, EDIT_TOKENS, QUESTION_TOKENS, ANSWER_TOKENS = 30, 10, 9, 29
@@ -96,12 +96,7 @@ class Drawers:
     """Worker processes that draw tables; with 0 processes the caller draws. Use as a context manager."""
 
     def __init__(self, processes: int) -> None:
-        self.pool = None
-        if processes:
-            # Forked from a process that has loaded the modules and no GPU: quick, and safe beside CUDA.
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["training.data"])
-            self.pool = context.Pool(processes)
+        self.pool = start_server().Pool(processes) if processes else None
 
     def __enter__(self) -> "Drawers":
         return self

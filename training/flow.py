@@ -1,5 +1,6 @@
 """Flow matching: the loss of text-to-image and of editing, and a batched sampler to look at while training."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -37,9 +38,9 @@ class Prompted:
     source: Source | None = None
 
 
-def draw_times(n: int, generator: torch.Generator) -> Tensor:
-    """[n] float32 in 0..1 on the generator's device: logit-normal, then shifted as the sampler shifts."""
-    t = torch.randn(n, generator=generator, device=generator.device).sigmoid()
+def draw_times(n: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """[n] float32 in 0..1, drawn on the device: logit-normal, then shifted as the sampler shifts."""
+    t = torch.randn(n, generator=generator, device=device).sigmoid()
     return TIME_SHIFT * t / (1 + (TIME_SHIFT - 1) * t)
 
 
@@ -48,7 +49,7 @@ def flow_loss(
 ) -> Tensor:
     """Mean square error of the velocity noise - target at random times: target [B, n, width] -> []."""
     b = len(target)
-    t = draw_times(b, generator)
+    t = draw_times(b, generator, target.device)
     noise = torch.randn(target.shape, generator=generator, device=target.device)
     noisy = torch.lerp(target, noise, t[:, None, None])
     dropped = torch.rand(2, b, generator=generator, device=target.device)
@@ -92,9 +93,9 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.bfloat16 if x.is_cuda else torch.float32
 
 
-def mixed(device: torch.device) -> torch.autocast:
+def mixed(device: torch.device) -> AbstractContextManager[object]:
     """For what is around the decoder layers, the adapters and the eye: bfloat16 on a GPU."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
 def _markers(trainee: Trainee, b: int) -> Tensor:

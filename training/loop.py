@@ -15,6 +15,8 @@ from training.optim import Optimizer, Schedule
 
 SETTLED = 30
 """Steps of a call before its speed is measured: kernels are chosen, caches fill."""
+EARLY = (1, 10)
+"""Steps of a call that are logged whatever their number: the first one tells how long it took to get there."""
 RESERVE = 8.0
 """Seconds kept for saving and for what a stage does at its end."""
 
@@ -66,7 +68,7 @@ def train(stage: Stage, run: Run, clock: Callable[[], float] = time.monotonic) -
         if done == SETTLED:
             _wait(run.device)
             began = clock()
-        if step % run.log_every == 0 or step == total:
+        if done in EARLY or step % run.log_every == 0 or step == total:
             _log(run, step, total, losses, clock())
             if run.steps is None and done > SETTLED:
                 total = _planned(step, total, deadline, clock(), (clock() - began) / (done - SETTLED))
@@ -136,4 +138,7 @@ def describe(run: Run, **more: Any) -> None:
     """Write what a stage was run with, as one more line of its log: for the model card."""
     gpu = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "none (CPU)"
     fields = {"folder": run.folder.name, "minutes": run.minutes, "steps": run.steps, "seed": run.seed}
-    append_json(run.folder / "log.jsonl", {"run": fields, "gpu": gpu, "torch": torch.__version__, **more})
+    ready = round(time.monotonic() - run.started, 1)
+    line = {"run": fields, "gpu": gpu, "torch": torch.__version__, "ready": ready, **more}
+    append_json(run.folder / "log.jsonl", line)
+    print(f"{fields['folder']}: ready to train after {ready} s", file=sys.stderr, flush=True)

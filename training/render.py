@@ -86,21 +86,27 @@ def render(rows: Tensor, height: int, width: int) -> Tensor:
     things = rows[:, : SLOTS * FIELDS].view(-1, SLOTS, FIELDS)
     ground = rows[:, SLOTS * FIELDS :]
     picture = _background(ground, height, width)
-    y = torch.arange(height, device=rows.device)[:, None] + 0.5
-    x = torch.arange(width, device=rows.device)[None, :] + 0.5
+    cover = _cover(things, height, width)
     for slot in range(SLOTS):
-        thing = things[:, slot]
-        for index, name in enumerate(SHAPES):
-            which = (thing[:, 0] == index).nonzero().flatten()
-            if not len(which):
-                continue
-            _, cx, cy, radius, *rgb = (column[:, None, None] for column in thing[which].unbind(1))
-            distance = signed_distance(name, (x - cx) / radius, (y - cy) / radius) * radius
-            cover = (0.5 - distance).clamp(0, 1)[:, None]
-            picture[which] += cover * (torch.stack(rgb, 1) - picture[which])
+        rgb = things[:, slot, 4:, None, None]
+        picture = picture + cover[:, slot, None] * (rgb - picture)
     letters = _letters(height, width, rows.device)[ground[:, 4].long()][:, None]
     picture = picture + letters * (ground[:, 5, None, None, None] - picture)
     return picture.round().clamp(0, 255).to(torch.uint8)
+
+
+def _cover(things: Tensor, height: int, width: int) -> Tensor:
+    """How much of each pixel a thing covers: [B, SLOTS, FIELDS] -> [B, SLOTS, height, width] in 0..1.
+
+    Every shape is drawn for every thing and one is kept: to ask which are needed would wait for the GPU.
+    """
+    shape, cx, cy, radius = (column[..., None, None] for column in things[..., :4].unbind(2))
+    y = (torch.arange(height, device=things.device)[:, None] + 0.5 - cy) / radius
+    x = (torch.arange(width, device=things.device)[None, :] + 0.5 - cx) / radius
+    distance = torch.ones(1, device=things.device)
+    for index, name in enumerate(SHAPES):
+        distance = torch.where(shape == index, signed_distance(name, x, y) * radius, distance)
+    return (0.5 - distance).clamp(0, 1)
 
 
 def picture_of(scene: Scene) -> Image.Image:

@@ -4,7 +4,7 @@ All three are learnt together: the text expert and the eye serve each of them, a
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -63,7 +63,7 @@ class TransformerStage:
         self.trainee, self.autoencoder = models
         self.side, self.drawers, self.options, self.run = side, drawers, options, run
         self.optimizer = Optimizer(self.trainee, muon_matrices(self.trainee), options.muon_rate, options.adam_rate)
-        self.layer = torch.compile(batched.decoder_layer) if options.compiled else batched.decoder_layer
+        self.layer = torch.compile(batched.decoder_layer, dynamic=False) if options.compiled else batched.decoder_layer
         self.index = -1
         self.block: dict[str, Table] = {}
         self.coming: dict[int, dict[str, Callable[[], Table]]] = {}
@@ -71,25 +71,33 @@ class TransformerStage:
     def losses(self, step: int) -> dict[str, Tensor]:
         """The three tasks' terms, each a mean over its samples, weighted."""
         self._enter_block(step // self.options.block_steps)
-        device, options = self.run.device, self.options
-        generator = torch.Generator(device).manual_seed(self.run.seed * 1_000_003 + step)
+        options = self.options
+        generator = torch.Generator(self.run.device).manual_seed(self.run.seed * 1_000_003 + step)
         kind = {3: "wide", 7: "tall"}.get(step % 8, "square")
-        texts = self._pick(kind, options.texts, generator)
-        edits = self._pick("edit", options.edits, generator)
-        asked = self._pick("square", options.asked, generator)
-        with mixed(device):
-            return {
-                "text_to_image": flow_loss(self.trainee, self._wish(texts), texts["tokens"], generator, self.layer),
-                "edit": flow_loss(self.trainee, self._wish(edits), edits["tokens"], generator, self.layer),
-                "answer": options.ask_weight * answer_loss(self.trainee, self._asked(asked), self.layer),
-            }
+        return {
+            "text_to_image": self.flow(kind, options.texts, generator),
+            "edit": self.flow("edit", options.edits, generator),
+            "answer": options.ask_weight * self.answers(options.asked, generator),
+        }
 
-    def _wish(self, batch: Table) -> Prompted:
+    def flow(self, kind: str, n: int, generator: torch.Generator) -> Tensor:
+        """The loss of n samples of text-to-image, or of editing if kind is "edit"."""
+        batch = self._pick(kind, n, generator)
+        with mixed(self.run.device):
+            return flow_loss(self.trainee, self._wish(batch, kind), batch["tokens"], generator, self.layer)
+
+    def answers(self, n: int, generator: torch.Generator) -> Tensor:
+        """The loss of n questions."""
+        batch = self._pick("square", n, generator)
+        with mixed(self.run.device):
+            return answer_loss(self.trainee, self._asked(batch), self.layer)
+
+    def _wish(self, batch: Table, kind: str) -> Prompted:
         source = None
         if "source" in batch:
             source = Source(batch["source"], to_range(batch["pixels"]))
-        height, width = batch["shape"].tolist()
-        return Prompted(Grid(height, width), batch["prompt"], batch["prompt_lengths"], source)
+        width, height = self._size(kind)
+        return Prompted(Grid(height // 16, width // 16), batch["prompt"], batch["prompt_lengths"], source)
 
     def _asked(self, batch: Table) -> Asked:
         return Asked(
@@ -103,7 +111,7 @@ class TransformerStage:
     def _pick(self, kind: str, n: int, generator: torch.Generator) -> Table:
         table = self.block[kind]
         rows = torch.randint(len(table["tokens"]), (n,), generator=generator, device=self.run.device)
-        return {name: column if name == "shape" else column[rows] for name, column in table.items()}
+        return {name: column[rows] for name, column in table.items()}
 
     def _start_drawing(self, index: int) -> None:
         """Let the workers draw a block while the device trains on the one before it."""
@@ -140,7 +148,6 @@ class TransformerStage:
         table = {name: column.to(self.run.device) for name, column in table.items()}
         target = table.pop("after" if "after" in table else "scene")
         before = table.pop("before", None)
-        shape = torch.tensor([height // 16, width // 16])
         encoded: dict[str, list[Tensor]] = {"tokens": [], "source": [], "pixels": []}
         for i in range(0, len(target), 256):
             picture = render(target[i : i + 256], height, width)
@@ -150,7 +157,7 @@ class TransformerStage:
                 encoded["source"].append(encode(self.autoencoder, picture, generator))
             if height == width:
                 encoded["pixels"].append(for_eye(picture))
-        return table | {name: torch.cat(parts) for name, parts in encoded.items() if parts} | {"shape": shape}
+        return table | {name: torch.cat(parts) for name, parts in encoded.items() if parts}
 
 
 @torch.no_grad()
@@ -209,13 +216,5 @@ def train_transformer(run: Run, autoencoder: Path, sizes: Sizes, options: Transf
     with Drawers(processes) as drawers:
         models = build(autoencoder, sizes, run)
         stage = TransformerStage(models, sizes.picture, drawers, options, run)
-        describe(
-            run,
-            stage="transformer",
-            parameters=sum(p.numel() for p in models[0].parameters()),
-            texts=options.texts,
-            edits=options.edits,
-            asked=options.asked,
-            compiled=options.compiled,
-        )
+        describe(run, stage="transformer", parameters=sum(p.numel() for p in models[0].parameters()), **asdict(options))
         return train(stage, run)
