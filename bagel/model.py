@@ -89,7 +89,8 @@ class Bagel:
 
     def add_vit_image(self, context: Context, pixels: Tensor, grid: Grid, probe: Probe) -> Context:
         """The context after what the eye sees: pixels [3, H, W]."""
-        x = self._marked(self.eye(pixels, grid, probe.at(phase="vision")))
+        markers = self.markers()
+        x = torch.cat([markers[:1], self.eye(pixels, grid, probe.at(phase="vision")), markers[1:]])
         probe.at(phase="vit")("sequence", x)
         block = self.transformer.image_block(grid.n_tokens, context.position, latent=False)
         return self.transformer.run(x, block, context, probe.at(phase="vit"))[1]
@@ -102,12 +103,13 @@ class Bagel:
         return self.transformer.run(x, self.latent_block(context, grid), context, probe)[1]
 
     def latent_block(self, context: Context, grid: Grid) -> Block:
-        """The block of image tokens behind `context`: markers to the text expert, latents to the image expert."""
+        """The block [image tokens, start, end] behind `context`; see `Transformer.image_block`."""
         return self.transformer.image_block(grid.n_tokens, context.position, latent=True)
 
     def embed_latents(self, tokens: Tensor, t: Tensor, grid: Grid, probe: Probe) -> Tensor:
-        """Image tokens [n, latent width] at time t [] -> [n + 2, H] between their markers."""
-        return self._marked(self.latents.embed(tokens, t, grid.positions(self.latent_side, self.device), probe))
+        """Image tokens [n, latent width] at time t [] -> [n + 2, H], the rows of `latent_block`."""
+        embedded = self.latents.embed(tokens, t, grid.positions(self.latent_side, self.device), probe)
+        return torch.cat([embedded, self.markers()])
 
     def velocity(self, x: Tensor, block: Block, context: Context, probe: Probe) -> Tensor:
         """One denoising pass: x [n + 2, H] -> velocity [n, latent width]. The context stays as it is."""
@@ -116,8 +118,9 @@ class Bagel:
         probe("final_norm", normed)
         out: Tensor = self.latents.llm2vae(normed)
         probe("llm2vae", out)
-        probe("velocity", out[1:-1])
-        return out[1:-1]
+        velocity = out[: block.route.n_image]
+        probe("velocity", velocity)
+        return velocity
 
     def write(self, context: Context, max_tokens: int, probe: Probe) -> list[int]:
         """Greedy text behind `context`: [bos, ...] without a final eos, after at most max_tokens passes."""
@@ -133,9 +136,9 @@ class Bagel:
             token = int(self.transformer.parallel.first(logits.argmax()))
         return ids
 
-    def _marked(self, x: Tensor) -> Tensor:
-        markers = self.transformer.embed([self.tokenizer.image_start, self.tokenizer.image_end])
-        return torch.cat([markers[:1], x, markers[1:]])
+    def markers(self) -> Tensor:
+        """[2, H]: the start and the end of an image."""
+        return self.transformer.embed([self.tokenizer.image_start, self.tokenizer.image_end])
 
 
 def _modules(config: BagelConfig, shapes: Mapping[str, Shape]) -> tuple[LatentAdapter, Eye]:

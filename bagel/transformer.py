@@ -94,16 +94,14 @@ class Transformer:
         return Block(Route.all_text(n_tokens, self.device), self._rotary(positions), causal=True, advance=n_tokens)
 
     def image_block(self, n_tokens: int, position: int, *, latent: bool) -> Block:
-        """[start marker, n_tokens, end marker], all at one position, each row seeing all others.
+        """n_tokens and the two markers, all at one position, each row seeing all others: so their order is free.
 
-        The rows between the markers belong to the image expert if they are latents, else (ViT) to the text expert.
+        latent: the tokens belong to the image expert and come first, [tokens, start, end], which lets a kernel read
+        them in blocks. Otherwise (what the eye sees) all rows belong to the text expert: [start, tokens, end].
         """
-        n_rows = n_tokens + 2
-        is_image = torch.zeros(n_rows, dtype=torch.bool)
-        is_image[1:-1] = latent
-        positions = torch.full((n_rows,), position, device=self.device)
-        route = Route.from_mask(is_image).to(self.device)
-        rotary = self._rotary(positions)
+        n_text = 2 if latent else n_tokens + 2
+        route = Route.image_then_text(n_tokens + 2 - n_text, n_text, self.device)
+        rotary = self._rotary(torch.full((n_tokens + 2,), position, device=self.device))
         return Block(route, rotary, causal=False, advance=1, share=Share.of(route, rotary, self.parallel))
 
     def _rotary(self, positions: Tensor) -> Rotary:

@@ -20,6 +20,12 @@ BRANCHES = {"main": "main", "cfg_text": "no_text", "cfg_img": "no_image"}
 WHOLE_RUN = ("velocity", "t", "logits")
 """Ops kept at every step; everything else of the sampler only at the first step of the main branch."""
 
+MARKED = ("final_norm", "llm2vae")
+"""Ops outside the layers that see the two markers too."""
+
+LATENT, LATENT_KEYS = Site("latent", "vae2llm"), Site("latent", "k", layer=0)
+"""Where the image tokens of an input picture are seen, and the first layer's context once they are in it."""
+
 
 class NoResultError(Exception):
     """An implementation raised while a case was replayed; the message and the cause say what."""
@@ -45,7 +51,8 @@ class Replayed:
 
         def keep(site: Site, tensor: Tensor) -> None:
             first = site.phase == "denoise" and (site.step, site.branch) == (0, "main")
-            if first or site.op in WHOLE_RUN or site.phase in ("context", "encode", "vision") or site.op == "sequence":
+            whole = site.op in WHOLE_RUN or site.phase in ("context", "encode", "vision")
+            if first or whole or site.op == "sequence" or site in (LATENT, LATENT_KEYS):
                 seen[site] = tensor.float().cpu()
 
         request = case.text_request() if case.task == "understand" else case.image_request()
@@ -101,14 +108,35 @@ class Replayed:
         raise KeyError("this case makes a text")
 
     def first(self, op: str, layer: int | None = None) -> Tensor:
-        """From the first denoising pass of the main branch."""
-        return self.seen[Site("denoise", op, "main", 0, layer)]
+        """From the first denoising pass of the main branch, its rows as upstream orders them."""
+        tensor = self.seen[Site("denoise", op, "main", 0, layer)]
+        if layer is None and op not in MARKED:
+            return tensor
+        tensor = _upstream_order(tensor, len(tensor), len(self.image.final_latents))
+        return self._behind_input(tensor) if op in ("k", "v") else tensor
+
+    def context(self, op: str, branch: str, layer: int) -> Tensor:
+        """Keys ("k") or values ("v") in front of image generation, their rows as upstream orders them."""
+        tensor = self.seen[Site("context", op, branch, None, layer)]
+        return tensor if branch == "no_image" else self._behind_input(tensor)
+
+    def _behind_input(self, tensor: Tensor) -> Tensor:
+        """Keys or values with the input picture's latent block, if there is one, as upstream orders it."""
+        block = self.seen.get(LATENT_KEYS)
+        return tensor if block is None else _upstream_order(tensor, len(block), len(self.seen[LATENT]))
 
     def spatial(self) -> Tensor:
         """The final latent as the decoder gets it, [1, C, H/8, W/8]."""
         config, (height, width) = self.pipeline.model.config, self.image.decoded_raw.shape[1:]
         grid = Grid(height // config.stride, width // config.stride)
         return grid.unpack(self.image.final_latents, config.latent_patch)[None]
+
+
+def _upstream_order(tensor: Tensor, end: int, n_tokens: int) -> Tensor:
+    """The same rows, the image block in front of row `end` as [start, tokens, end] instead of [tokens, start, end]."""
+    start = end - n_tokens - 2
+    rows = [*range(start), end - 2, *range(start, end - 2), *range(end - 1, len(tensor))]
+    return tensor[rows]
 
 
 def _expert_rows(tensor: Tensor, expert: str) -> Tensor:
@@ -156,9 +184,7 @@ FIELDS: dict[str, Callable[[Replayed, re.Match[str]], Tensor]] = {
     r"timesteps": lambda run, m: torch.stack(run.series("denoise", "t")),
     r"v_cond": lambda run, m: torch.stack(run.series("denoise", "velocity")),
     r"v_(cfg_text|cfg_img)": lambda run, m: torch.stack(run.series("denoise", "velocity", BRANCHES[m[1]])),
-    r"ctx_(main|cfg_text|cfg_img)\.([kv])\.(\d+)": lambda run, m: run.seen[
-        Site("context", m[2], BRANCHES[m[1]], None, int(m[3]))
-    ],
+    r"ctx_(main|cfg_text|cfg_img)\.([kv])\.(\d+)": lambda run, m: run.context(m[2], BRANCHES[m[1]], int(m[3])),
     r"vae_encode0\.(input|mean|logvar|z)": lambda run, m: run.seen[Site("encode", ENCODE[m[1]])][None],
     r"first_forward\.hidden\.(\d+)": _hidden,
     r"first_forward\.final_norm\.(text|vae)\.out": lambda run, m: _expert_rows(run.first("final_norm"), m[1]),

@@ -22,7 +22,7 @@ Expert = typing.Literal["text", "image", ""]
 Key = tuple[Site, int, Expert]
 
 MIXED = ("latent", "denoise")
-"""Phases whose rows are image tokens between two markers of the text expert; all other rows are the text expert's."""
+"""Phases whose rows are image tokens, then two markers of the text expert; all other rows are the text expert's."""
 
 NAMES = {"main": "conditional branch", "no_text": "text guidance branch", "no_image": "image guidance branch"}
 
@@ -100,7 +100,7 @@ class StepError:
         return f"step {self.step}, {name} (relative error {error:.2g}, limit {limit:.2g})"
 
 
-def experts(site: Site, rows: int) -> dict[Expert, slice | list[int]]:
+def experts(site: Site, rows: int) -> dict[Expert, slice]:
     """Which rows of a tensor [rows, ...] of this site each expert computed.
 
     Of keys and values, which hold the context's rows first, these are the last ones.
@@ -109,7 +109,7 @@ def experts(site: Site, rows: int) -> dict[Expert, slice | list[int]]:
     if not routed or site.phase not in ("latent", "vit", "text", "denoise"):
         return {"": slice(None)}
     if site.phase in MIXED:
-        return {"text": [0, rows - 1], "image": slice(1, rows - 1)}
+        return {"text": slice(rows - 2, None), "image": slice(rows - 2)}
     return {"text": slice(None)}
 
 

@@ -43,7 +43,11 @@ def _image_block(transformer: Transformer, *, latent: bool) -> Block:
 
 def test_latents_belong_to_the_image_expert_and_markers_to_the_text_expert(transformer: Transformer) -> None:
     route = _image_block(transformer, latent=True).route
-    assert (route.text_rows.tolist(), route.image_rows.tolist()) == ([0, 5], [1, 2, 3, 4])
+    assert (route.text_rows.tolist(), route.image_rows.tolist()) == ([4, 5], [0, 1, 2, 3])
+
+
+def test_a_kernel_may_read_the_latents_in_blocks(transformer: Transformer) -> None:
+    assert _image_block(transformer, latent=True).route.image_first
 
 
 def test_what_the_eye_sees_belongs_to_the_text_expert(transformer: Transformer) -> None:

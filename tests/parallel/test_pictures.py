@@ -54,7 +54,7 @@ def test_ranks_have_the_same_latents_to_the_bit(results: Path, mode: str, size: 
     assert all(torch.equal(first, other) for other in others)
 
 
-# 20 image tokens between two markers.
+# 20 image tokens and two markers.
 @pytest.mark.parametrize(
     ("mode", "size", "rows"),
     [("tensor", 2, [22, 22]), ("sequence", 2, [12, 12]), ("sequence", 3, [9, 9, 8]), ("sequence", 4, [7, 7, 7, 7])],

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import reference_impl
 from bagel.pipeline import BagelPipeline, GeneratedText
+from bagel.probe import Site
 from benchmarks.harness.oracle import Case
 from benchmarks.harness.replayed import Replayed
 from motbench.exits import guarded
@@ -49,7 +50,7 @@ def pictures(rank: int, folder: Path) -> None:
                 # Upstream's x_t, velocities and pictures; inside the layers a rank sees its own part only.
                 fields = [field for field in case.tensors if field.partition(".")[0] in WHOLE]
                 values = {field: _value(run, field) for field in fields}
-                rows = torch.tensor(len(run.first("in", 0)))
+                rows = torch.tensor(len(run.seen[Site("denoise", "in", step=0, layer=0)]))
                 save_file(values | {"rows of the first pass": rows}, stem.with_suffix(".safetensors"))
 
 
