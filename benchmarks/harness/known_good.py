@@ -1,45 +1,176 @@
-"""Implementations that are right by construction and round differently: what any change of a kernel may do."""
+"""Implementations that are right by construction and round differently: what any change of a kernel may do.
+
+All are made of the reference. What is judged is never among them: a wrong kernel would widen its own limits. So tiles
+and split-K orders are re-enacted here in plain PyTorch, and other libraries are those that PyTorch can be told to use.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import reference_impl
-from reference_impl.contract import MoTOps
+from reference_impl.contract import Experts, MoTOps, Route, accumulation_dtype, upcast
+from reference_impl.tolerance import HALF, truth_dtype
 
 MOVED = 0.5
-"""Share of a result's elements that `reordered` moves by one unit in the last place."""
+"""Share of a result's elements that `reordered` moves by one unit in the last place, unless told otherwise."""
+
+MOVED_IN_HALF = (0.02, 0.1)
+"""The same in half precision, where sums are float32 and another order of one changes few results."""
+
+NAMES = ("linear", "rms_norm", "head_rms_norm", "rotary", "gated_linear", "gated_mlp", "attention")
+"""Ops of the contract that return one tensor."""
+
+TILES, SPLITS = (16, 32, 64, 128), (1, 2, 4, 8)
+"""Columns of K that are added up at once, and parts of K that are added up apart."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One known-good way to compute.
+
+    family    what kind of difference it is
+    ops       makes the implementation, afresh for each run: some draw from a generator that goes on
+    settings  settings of PyTorch while it runs
+    dtype     the precision of the whole model if it is not the judged one
+    """
+
+    family: str
+    name: str
+    ops: Callable[[], MoTOps]
+    settings: Callable[[], AbstractContextManager[None]] = nullcontext
+    dtype: torch.dtype | None = None
+
+
+def variants(count: int, device: torch.device, dtype: torch.dtype) -> list[Variant]:
+    """`count` known-good ways to compute in `dtype` on `device`, the families in turn; the same for the same arguments.
+
+    wider         the whole model in the wider dtype, once: a more exact kernel is no fault
+    tiles         the sum over K in blocks, in another order, split in parts: what a tile, a split-K or an atomic does
+    rounded once  some ops, at first all, in the wider dtype and rounded once: what fusing ops does
+    library       PyTorch's own alternatives: threads, attention, convolutions, on a GPU cuBLAS too
+    moved         a share of every op's results moved by one unit in the last place: another library's functions
+    """
+    wider = truth_dtype(dtype)
+    made = [Variant("wider", f"whole model in {str(wider).removeprefix('torch.')}", _reference, dtype=wider)]
+    families = [
+        [Variant("tiles", f"tiles {seed}", partial(tiled, seed)) for seed in range(count)],
+        [Variant("rounded once", f"rounded once {seed}", partial(rounded_once, seed)) for seed in range(count)],
+        libraries(device),
+    ]
+    for share in MOVED_IN_HALF if dtype in HALF else (MOVED,):
+        name = f"{share:.0%} moved"
+        families.append([Variant("moved", f"{name} {seed}", partial(reordered, seed, share)) for seed in range(count)])
+    rounds = itertools.zip_longest(*families)
+    made += [variant for each in rounds for variant in each if variant is not None]
+    return made[:count]
+
+
+def libraries(device: torch.device) -> list[Variant]:
+    """What PyTorch can be told to use instead of its defaults on this device."""
+    if device.type == "cpu":
+        settings: dict[str, Callable[[], AbstractContextManager[None]]] = {
+            "two threads": partial(threads, 2),
+            "plain attention": partial(sdpa_kernel, SDPBackend.MATH),
+            "plain convolutions": partial(switched, torch.backends.mkldnn, enabled=False),
+        }
+    else:
+        settings = {
+            "plain attention": partial(sdpa_kernel, SDPBackend.MATH),
+            "memory-efficient attention": partial(attention_first, SDPBackend.EFFICIENT_ATTENTION),
+            "cuDNN attention": partial(attention_first, SDPBackend.CUDNN_ATTENTION),
+            "cuBLASLt": partial(blas, "cublaslt"),
+            "cuBLAS without reduced sums": whole_sums,
+        }
+    return [Variant("library", name, _reference, setting) for name, setting in settings.items()]
+
+
+def _reference() -> MoTOps:
+    return reference_impl.OPS
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """PyTorch's own threads, and as many as before at the end."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def attention_first(backend: SDPBackend) -> AbstractContextManager[None]:
+    """This attention kernel, and PyTorch's plain one for what it cannot do."""
+    return sdpa_kernel([backend, SDPBackend.MATH], set_priority=True)
+
+
+@contextmanager
+def switched(owner: typing.Any, **values: bool) -> Iterator[None]:
+    """These settings of a module of PyTorch, and what they were at the end."""
+    before = {name: getattr(owner, name) for name in values}
+    for name, value in values.items():
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(owner, name, value)
+
+
+@contextmanager
+def blas(name: str) -> Iterator[None]:
+    """Another library for matrix products on a GPU."""
+    before = torch.backends.cuda.preferred_blas_library()
+    torch.backends.cuda.preferred_blas_library(name)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.preferred_blas_library(before)
+
+
+def whole_sums() -> AbstractContextManager[None]:
+    """No sums in half precision inside cuBLAS's split-K."""
+    names = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
+    return switched(torch.backends.cuda.matmul, **dict.fromkeys(names, False))
 
 
 @dataclass(frozen=True)
 class Jitter:
-    """Moves half of all elements by one unit in the last place, up or down, as another order of a sum might.
+    """Moves a share of all elements by one unit in the last place, up or down, as another order of a sum might.
 
     generator  on the CPU, so that a seed means the same on every device
     """
 
     generator: torch.Generator
+    share: float = MOVED
 
     def __call__(self, exact: Tensor) -> Tensor:
         """A result of the same shape and dtype."""
         drawn = torch.rand(exact.shape, generator=self.generator).to(exact.device)
-        sign = (drawn < MOVED / 2).double() - (drawn > 1 - MOVED / 2).double()
+        sign = (drawn < self.share / 2).double() - (drawn > 1 - self.share / 2).double()
         # 0.75 eps of a value lies between 0.75 and 1.5 of its units, so it rounds to exactly one.
         return (exact.double() * (1 + 0.75 * torch.finfo(exact.dtype).eps * sign)).to(exact.dtype)
 
 
-def reordered(seed: int) -> MoTOps:
+def reordered(seed: int, share: float = MOVED) -> MoTOps:
     """The reference implementation with every op's result jittered; another one for every seed.
 
     The generator goes on from call to call, so a value is good for one run.
     """
-    jitter = Jitter(torch.Generator().manual_seed(seed))
+    jitter = Jitter(torch.Generator().manual_seed(seed), share)
 
     def moved(op: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return lambda *args: jitter(op(*args))
@@ -49,6 +180,78 @@ def reordered(seed: int) -> MoTOps:
         return jitter(q), jitter(k), v  # v is a view of its input, which was jittered already
 
     ops = reference_impl.OPS
-    names = ("linear", "rms_norm", "head_rms_norm", "rotary", "gated_linear", "gated_mlp", "attention")
-    jittered: dict[str, typing.Any] = {name: moved(getattr(ops, name)) for name in names}
+    jittered: dict[str, typing.Any] = {name: moved(getattr(ops, name)) for name in NAMES}
     return dataclasses.replace(ops, name=f"reordered {seed}", qk_norm_rotary=qk_norm_rotary, **jittered)
+
+
+def rounded_once(seed: int) -> MoTOps:
+    """The reference with about half of its ops in the wider dtype, and their results rounded once; seed 0: all of them.
+
+    A fused kernel rounds less often than the ops that it joins, so this is what fusing may do.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = [name for name in (*NAMES, "qk_norm_rotary") if seed == 0 or torch.rand((), generator=generator) < 0.5]
+
+    def wide(op: Callable[..., typing.Any]) -> Callable[..., typing.Any]:
+        def run(x: Tensor, *args: typing.Any) -> typing.Any:
+            dtype = truth_dtype(x.dtype)
+            return upcast(op(upcast(x, dtype), *(upcast(arg, dtype) for arg in args)), x.dtype)
+
+        return run
+
+    ops = reference_impl.OPS
+    return dataclasses.replace(ops, name=f"rounded once {seed}", **{name: wide(getattr(ops, name)) for name in chosen})
+
+
+def tiled(seed: int) -> MoTOps:
+    """The reference with every linear layer's sum over K in blocks, in an order that the seed chooses.
+
+    Sums are in float32 (float64 for float64) and rounded once, as in a kernel. The tile, the number of parts that are
+    added up apart, and the order of the blocks are drawn for each call; gate and up are rounded, or not, for the whole
+    run.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rounds_gate = bool(torch.rand((), generator=generator) < 0.5)
+
+    def total(x: Tensor, experts: Experts, route: Route) -> Tensor:
+        tile, parts = (
+            options[int(torch.randint(len(options), (), generator=generator))] for options in (TILES, SPLITS)
+        )
+        y = x.new_empty(route.n_rows, experts.n_out, dtype=accumulation_dtype(x.dtype))
+        order = torch.randperm(math.ceil(experts.n_in / tile), generator=generator)
+        for expert, rows in enumerate(route.expert_rows):
+            y[rows] = _blocked(x[rows], experts.weight[expert], tile, order, parts)
+            if experts.bias is not None:
+                y[rows] += experts.bias[expert].to(y.dtype)
+        return y
+
+    def linear(x: Tensor, experts: Experts, route: Route) -> Tensor:
+        return total(x, experts, route).to(x.dtype)
+
+    def gated_linear(x: Tensor, gate_up: Experts, route: Route) -> Tensor:
+        both = total(x, gate_up, route)
+        gate, up = (both.to(x.dtype).to(both.dtype) if rounds_gate else both).chunk(2, dim=-1)
+        return (F.silu(gate) * up).to(x.dtype)
+
+    def gated_mlp(x: Tensor, gate_up: Experts, down: Experts, route: Route) -> Tensor:
+        return linear(gated_linear(x, gate_up, route), down, route)
+
+    return dataclasses.replace(
+        reference_impl.OPS, name=f"tiles {seed}", linear=linear, gated_linear=gated_linear, gated_mlp=gated_mlp
+    )
+
+
+def _blocked(x: Tensor, weight: Tensor, tile: int, order: Tensor, parts: int) -> Tensor:
+    """x [M, K] @ weight [N, K].T as sums of blocks of `tile` columns, in `order`, in `parts` that are added up last."""
+    wide = accumulation_dtype(x.dtype)
+    padded = len(order) * tile - x.shape[1]
+    blocks_x = F.pad(x.to(wide), (0, padded)).view(len(x), len(order), tile).transpose(0, 1)
+    blocks_w = F.pad(weight.to(wide), (0, padded)).view(len(weight), len(order), tile).permute(1, 2, 0)
+    products = torch.bmm(blocks_x, blocks_w)
+    sums = []
+    for part in order.tensor_split(parts):
+        found = products.new_zeros(products.shape[1:])
+        for block in part.tolist():
+            found = found + products[block]
+        sums.append(found)
+    return torch.stack(sums).sum(0)
