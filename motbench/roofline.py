@@ -8,10 +8,10 @@ from pathlib import Path
 import typer
 
 if typing.TYPE_CHECKING:
-    from benchmarks.harness.records import Provenance
-    from benchmarks.harness.roofline import Ceilings, Point
+    from benchmarks.harness.records import Ceilings, Provenance, RooflinePoint
 
 Opt = typer.Option
+RESULTS = Path("results/roofline")
 
 
 def roofline(
@@ -21,13 +21,15 @@ def roofline(
     dtype: typing.Annotated[str, Opt(help="bfloat16 or float16")] = "bfloat16",
     tiles: typing.Annotated[Path | None, Opt(metavar="FOLDER", help="tile files that fused asks first")] = None,
     rounds: typing.Annotated[int, Opt(min=3, help="interleaved replays of every candidate")] = 15,
-    json: typing.Annotated[Path | None, Opt(metavar="FILE", help="all samples and where they come from")] = None,
+    json: typing.Annotated[
+        Path | None, Opt(metavar="FILE", help="all samples; default: a new file that the report shows")
+    ] = None,
 ) -> None:
     """Measure BAGEL's routed layers on this GPU against a dense layer, gather/scatter, cuBLAS and the card's limits."""
     from rich.console import Console
 
     from benchmarks.harness import roofline as measuring
-    from benchmarks.harness.records import write_json
+    from benchmarks.harness.records import Roofline, write_json
     from benchmarks.harness.shapes import LAYERS
     from motbench.implementation import resolve
 
@@ -35,6 +37,7 @@ def roofline(
     ops, _, precision = resolve(impl, "cuda", dtype, tiles)
     asked = f"--impl {impl} --dtype {dtype} --rounds {rounds}" + (f" --tiles {tiles}" if tiles else "")
     provenance = _provenance(f"motbench roofline {asked}")
+    kept = json or RESULTS / f"{provenance.created[:19].replace(':', '')}.json"
     limits = measuring.ceilings(precision)
     print(f"{provenance.environment.gpu}: {limits.matrix / 1e12:.0f} Tflop/s, copy {limits.copy / 1e12:.2f} TB/s")
     points = []
@@ -43,9 +46,8 @@ def roofline(
             points.append(point)
             print(_line(point, limits), flush=True)
             status.update(f"measured {point.name} at M={point.m}")
-            if json is not None:
-                write_json(json, measuring.Roofline(provenance, dtype, limits, points))
-    print(_summary(points))
+            write_json(kept, Roofline(provenance, dtype, limits, points))
+    print(f"{_summary(points)}\nrecord: {kept}")
 
 
 def _provenance(command: str) -> Provenance:
@@ -60,7 +62,7 @@ def _provenance(command: str) -> Provenance:
         return records.Provenance("not a git repository", True, here, clock.PROTOCOL, 0, now, command)
 
 
-def _line(point: Point, limits: Ceilings) -> str:
+def _line(point: RooflinePoint, limits: Ceilings) -> str:
     """`1026 o: fused 42.7 us, 84 % of the floor | dense 39.2 (1.09) | ...`, in brackets fused over it."""
     fused = point.median("fused")
     others = [
@@ -72,16 +74,17 @@ def _line(point: Point, limits: Ceilings) -> str:
     return f"{point.m} {point.name}: fused {fused * 1e6:.1f} us, {share} | {' | '.join(others)} | {point.tile}"
 
 
-def _summary(points: list[Point]) -> str:
+def _summary(points: list[RooflinePoint]) -> str:
     """The figures that the kernels are held to."""
     from benchmarks.harness import roofline as measuring
+    from benchmarks.harness.records import DENSE, GATHER
 
-    layers = [point for point in points if measuring.DENSE in point.samples]
+    layers = [point for point in points if DENSE in point.samples]
     if not layers:
         return "no layer was measured"
-    ratios = {f"{p.name} at {p.m}": p.median("fused") / p.median(measuring.DENSE) for p in layers}
+    ratios = {f"{p.name} at {p.m}": p.median("fused") / p.median(DENSE) for p in layers}
     worst = max(ratios, key=ratios.__getitem__)
-    rivals = (measuring.GATHER, measuring.SORTED, measuring.GROUPED)
+    rivals = (GATHER, measuring.SORTED, measuring.GROUPED)
     won = [
         point
         for point in layers

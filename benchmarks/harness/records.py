@@ -28,6 +28,7 @@ import hashlib
 import json
 import math
 import os
+import statistics
 import tempfile
 import types
 import typing
@@ -400,6 +401,52 @@ class Run:
     provenance: Provenance
     steps: list[Step]
     schema: int = SCHEMA
+
+
+FUSED, DENSE, GATHER = "fused", "dense", "gather/scatter"
+"""Ways to compute a routed layer that a roofline always has; gather/scatter is the reference implementation."""
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What the card does at best: a large product in flop/s, and a large copy in bytes/s, read and written."""
+
+    matrix: float
+    copy: float
+
+
+@dataclass(frozen=True)
+class RooflinePoint:
+    """One layer or op at one size. samples: seconds per call, by candidate, in the order of the rounds.
+
+    flops and bytes are the least that the fused way must do: every row times its expert, every operand once.
+    """
+
+    m: int
+    n_text: int
+    name: str
+    tile: str
+    flops: float
+    bytes: float
+    samples: dict[str, list[float]]
+
+    def median(self, candidate: str) -> float:
+        """Seconds."""
+        return statistics.median(self.samples[candidate])
+
+    def floor(self, ceilings: Ceilings) -> float:
+        """Seconds below which nothing can be: the larger of arithmetic and memory."""
+        return max(self.flops / ceilings.matrix, self.bytes / ceilings.copy)
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Everything of one `motbench roofline`, which keeps it in `results/roofline/<time>.json`."""
+
+    provenance: Provenance
+    dtype: str
+    ceilings: Ceilings
+    points: list[RooflinePoint]
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -10,10 +10,9 @@ import functools
 import statistics
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from benchmarks.harness import clock, gate, inputs
-from benchmarks.harness.records import Provenance
+from benchmarks.harness.records import DENSE, FUSED, GATHER, Ceilings, RooflinePoint
 from benchmarks.harness.shapes import LAYERS, SHAPES, Shape
 
 if typing.TYPE_CHECKING:
@@ -21,55 +20,12 @@ if typing.TYPE_CHECKING:
 
     from reference_impl.contract import Experts, MoTOps, Route
 
-DENSE, COMPILED, FUSED = "dense", "dense, SiLU compiled", "fused"
-GATHER, SORTED, GROUPED = "gather/scatter", "two cuBLAS, sorted", "torch._grouped_mm"
+COMPILED, SORTED, GROUPED = "dense, SiLU compiled", "two cuBLAS, sorted", "torch._grouped_mm"
 COPY = "copy"
 ROUNDS = 15
 MATRIX = 8192
 """Side of the square product that stands for the card's matrix rate."""
 COPY_BYTES = 1 << 30
-
-
-@dataclass(frozen=True)
-class Ceilings:
-    """What the card does at best: a large product in flop/s, and a large copy in bytes/s, read and written."""
-
-    matrix: float
-    copy: float
-
-
-@dataclass(frozen=True)
-class Point:
-    """One layer or op at one size. samples: seconds per call, by candidate, in the order of the rounds.
-
-    flops and bytes are the least that the fused way must do: every row times its expert, every operand once.
-    """
-
-    m: int
-    n_text: int
-    name: str
-    tile: str
-    flops: float
-    bytes: float
-    samples: dict[str, list[float]]
-
-    def median(self, candidate: str) -> float:
-        """Seconds."""
-        return statistics.median(self.samples[candidate])
-
-    def floor(self, ceilings: Ceilings) -> float:
-        """Seconds below which nothing can be: the larger of arithmetic and memory."""
-        return max(self.flops / ceilings.matrix, self.bytes / ceilings.copy)
-
-
-@dataclass(frozen=True)
-class Roofline:
-    """Everything of one run."""
-
-    provenance: Provenance
-    dtype: str
-    ceilings: Ceilings
-    points: list[Point]
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:
@@ -91,7 +47,7 @@ def ceilings(dtype: torch.dtype) -> Ceilings:
 
 def measure(
     ops: MoTOps, sizes: Sequence[str], layers: Sequence[str], dtype: torch.dtype, rounds: int = ROUNDS
-) -> Iterator[Point]:
+) -> Iterator[RooflinePoint]:
     """A point for each layer at each size (a name of shapes.SHAPES), then the memory-bound ops at the last size.
 
     Raises ValueError for an unknown name, RuntimeError if `ops` disagrees with the reference.
@@ -103,7 +59,7 @@ def measure(
         yield memory_point(ops, _shape(sizes[-1]), op, dtype, rounds)
 
 
-def layer_point(ops: MoTOps, shape: Shape, layer: str, dtype: torch.dtype, rounds: int) -> Point:
+def layer_point(ops: MoTOps, shape: Shape, layer: str, dtype: torch.dtype, rounds: int) -> RooflinePoint:
     """One routed layer, rows sorted; qkv with bias and gate_up with SiLU(gate) * up, as BAGEL has them."""
     import torch
 
@@ -121,7 +77,7 @@ def layer_point(ops: MoTOps, shape: Shape, layer: str, dtype: torch.dtype, round
     n_out = weight.shape[1] // (2 if layer == "gate_up" else 1)
     used = sum(1 for rows in (route.n_text, route.n_image) if rows)
     moved = x.numel() + weight[0].numel() * used + x.shape[0] * n_out
-    return Point(
+    return RooflinePoint(
         m=shape.m,
         n_text=shape.n_text,
         name=layer,
@@ -132,7 +88,7 @@ def layer_point(ops: MoTOps, shape: Shape, layer: str, dtype: torch.dtype, round
     )
 
 
-def memory_point(ops: MoTOps, shape: Shape, op: str, dtype: torch.dtype, rounds: int) -> Point:
+def memory_point(ops: MoTOps, shape: Shape, op: str, dtype: torch.dtype, rounds: int) -> RooflinePoint:
     """An op that only moves bytes, beside a copy of as many."""
     import torch
 
@@ -156,7 +112,7 @@ def memory_point(ops: MoTOps, shape: Shape, op: str, dtype: torch.dtype, rounds:
         COPY: [functools.partial(torch.clone, source) for source in sources],
     }
     tile = ops.describe_tile(inputs.problem(work, shape, dtype, device))
-    return Point(shape.m, shape.n_text, op, tile, 0.0, float(moved), interleaved(calls, rounds))
+    return RooflinePoint(shape.m, shape.n_text, op, tile, 0.0, float(moved), interleaved(calls, rounds))
 
 
 def interleaved(candidates: dict[str, list[clock.Call]], rounds: int) -> dict[str, list[float]]:

@@ -9,12 +9,12 @@ import pytest
 from benchmarks.harness import records, roofline
 
 ROOT = Path(__file__).parents[2]
-LIMITS = roofline.Ceilings(matrix=800e12, copy=2e12)
+LIMITS = records.Ceilings(matrix=800e12, copy=2e12)
 STORED = ROOT / "docs/data/roofline_h100_bf16.json"
 
 
-def point(flops: float, moved: float, **seconds: list[float]) -> roofline.Point:
-    return roofline.Point(1026, 2, "qkv", "a tile", flops, moved, seconds)
+def point(flops: float, moved: float, **seconds: list[float]) -> records.RooflinePoint:
+    return records.RooflinePoint(1026, 2, "qkv", "a tile", flops, moved, seconds)
 
 
 def test_the_floor_is_arithmetic_where_that_takes_longer():
@@ -34,14 +34,14 @@ def test_half_and_double_are_one_on_average():
 
 
 def test_the_stored_run_can_be_read():
-    stored = records.read_json(STORED, roofline.Roofline)
-    layers = [(one.m, one.name) for one in stored.points if roofline.DENSE in one.samples]
+    stored = records.read_json(STORED, records.Roofline)
+    layers = [(one.m, one.name) for one in stored.points if records.DENSE in one.samples]
     assert layers == [(m, layer) for m in (1026, 4098, 8208) for layer in ("qkv", "o", "gate_up", "down")]
 
 
 def test_the_documented_mean_is_that_of_the_stored_run():
-    stored = records.read_json(STORED, roofline.Roofline)
-    ratios = [one.median("fused") / one.median("dense") for one in stored.points if roofline.DENSE in one.samples]
+    stored = records.read_json(STORED, records.Roofline)
+    ratios = [one.median("fused") / one.median("dense") for one in stored.points if records.DENSE in one.samples]
     said = f"geometric mean {roofline.geometric_mean(ratios):.3f}"
     assert said in (ROOT / "docs/kernels.md").read_text()
 
