@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bagel.transforms import VAE_RESIZE, VIT_RESIZE, Resize
 from reference_impl.contract import require
 
 VIT_EPS = 1e-6
@@ -90,12 +91,15 @@ class BagelConfig:
     """One checkpoint. latent_patch is the side, in latent positions, of the square that becomes one image token.
 
     The sides of the two position tables are not here: the row counts of their tensors say them.
+    vae_resize, vit_resize  how input pictures are brought to size for the autoencoder and for the eye
     """
 
     language: LanguageConfig
     vision: VisionConfig
     autoencoder: AutoencoderConfig
     latent_patch: int = 2
+    vae_resize: Resize = VAE_RESIZE
+    vit_resize: Resize = VIT_RESIZE
 
     @property
     def stride(self) -> int:
@@ -112,7 +116,9 @@ class BagelConfig:
         """Read the JSON files of a checkpoint folder.
 
         llm_config.json and vit_config.json may also be nested in config.json; without ae_config.json the autoencoder
-        is upstream's. Raises FileNotFoundError, ValueError or NotImplementedError naming the file and the field.
+        is upstream's. config.json may hold image_transform_args and vit_image_transform_args, which upstream keeps in
+        its data settings under these names; without them the resizes are upstream's. Raises FileNotFoundError,
+        ValueError or NotImplementedError naming the file and the field.
         """
         require(
             folder.is_dir(),
@@ -127,6 +133,8 @@ class BagelConfig:
             vision=_vision(_part(folder, "vit_config", bagel)),
             autoencoder=_autoencoder(folder / "ae_config.json"),
             latent_patch=bagel.integer("latent_patch_size", 2),
+            vae_resize=_resize(bagel, "image_transform_args", VAE_RESIZE),
+            vit_resize=_resize(bagel, "vit_image_transform_args", VIT_RESIZE),
         )
 
 
@@ -203,6 +211,20 @@ def _part(folder: Path, name: str, bagel: _File) -> _File:
             f"{folder} has neither {name}.json nor a {name} object in config.json; give a BAGEL checkpoint folder"
         )
     return _File(f"{bagel.name}: {name}", nested)
+
+
+def _resize(bagel: _File, name: str, default: Resize) -> Resize:
+    if bagel.fields.get(name) is None:
+        return default
+    found = bagel.value(name)
+    require(isinstance(found, dict), "{}: {} is {!r} but must be an object of whole numbers", bagel.name, name, found)
+    file = _File(f"{bagel.name}: {name}", found)
+    return Resize(
+        max_size=file.integer("max_image_size"),
+        min_size=file.integer("min_image_size"),
+        stride=file.integer("image_stride"),
+        max_pixels=file.integer("max_pixels", default.max_pixels),
+    )
 
 
 def _language(file: _File) -> LanguageConfig:

@@ -62,13 +62,15 @@ class BagelPipeline:
         dtype: torch.dtype = torch.float32,
         parallel: Parallel = ALONE,
     ) -> "BagelPipeline":
-        """Load a published BAGEL folder. The autoencoder is float32 whatever `dtype` says.
+        """Load a published BAGEL folder. The autoencoder is float32 whatever `dtype` says; input pictures are resized
+        by the checkpoint's rules if its config.json has any.
 
         With several ranks, each loads its part and must then be asked the same things; each gets the whole result.
 
         Raises OSError, ValueError or NotImplementedError in one line that says what is wrong with the folder.
         """
-        return cls(Bagel.load(Path(folder), ops, torch.device(device), dtype, parallel))
+        model = Bagel.load(Path(folder), ops, torch.device(device), dtype, parallel)
+        return cls(model, model.config.vae_resize, model.config.vit_resize)
 
     @torch.no_grad()
     def generate(self, request: ImageRequest, probe: Probe = QUIET) -> GeneratedImage:

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from bagel.config import AutoencoderConfig, BagelConfig
+from bagel.pipeline import BagelPipeline
+from bagel.transforms import VAE_RESIZE, VIT_RESIZE, Resize
+from reference_impl import OPS
 
 Edit = Callable[..., None]
 
@@ -35,6 +38,36 @@ def test_parts_may_be_nested_in_config_json(checkpoint: Path, edit_json: Edit) -
         edit_json(checkpoint / "config.json", **{name: json.loads((checkpoint / f"{name}.json").read_text())})
         (checkpoint / f"{name}.json").unlink()
     assert BagelConfig.read(checkpoint) == whole
+
+
+def test_without_transform_args_the_resizes_are_upstreams(checkpoint: Path) -> None:
+    found = BagelConfig.read(checkpoint)
+    assert (found.vae_resize, found.vit_resize) == (VAE_RESIZE, VIT_RESIZE)
+
+
+def test_the_pipeline_resizes_as_the_checkpoint_says(checkpoint: Path, edit_json: Edit) -> None:
+    small = {"image_stride": 16, "max_image_size": 128, "min_image_size": 96}
+    edit_json(
+        checkpoint / "config.json", image_transform_args=small, vit_image_transform_args=small | {"max_pixels": 9}
+    )
+    found = BagelPipeline.from_checkpoint(checkpoint, OPS)
+    assert (found.vae_resize, found.vit_resize) == (Resize(128, 96, 16), Resize(128, 96, 16, 9))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([16], r"image_transform_args is \[16\] but must be an object"),
+        ({"image_stride": 16, "max_image_size": 0}, "image_transform_args: max_image_size is 0 but must be a positive"),
+    ],
+    ids=["a list", "a size of 0"],
+)
+def test_transform_args_that_are_none_are_refused(
+    checkpoint: Path, edit_json: Edit, args: object, message: str
+) -> None:
+    edit_json(checkpoint / "config.json", image_transform_args=args)
+    with pytest.raises(ValueError, match=message):
+        BagelConfig.read(checkpoint)
 
 
 def test_a_number_that_is_none_is_refused(checkpoint: Path, edit_json: Edit) -> None:
