@@ -5,7 +5,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from bagel.pipeline import BagelPipeline, Guidance, ImageRequest, TextRequest
-from bagel.transforms import Resize, to_image, to_pixels
+from bagel.transforms import to_image, to_pixels
 from reference_impl import OPS
 from training.edits import Edit, draw_edit
 from training.files import write_json
@@ -83,7 +83,12 @@ def evaluate(checkpoint: Path, options: EvaluationOptions, out: Path) -> dict[st
     Raises OSError or ValueError if the checkpoint does not load.
     """
     start = time.monotonic()
-    load(checkpoint, options)  # what is wrong with the folder is said here, once
+    pipeline = load(checkpoint, options.device)  # what is wrong with the folder is said here, once
+    known, _ = pipeline.vae_resize.size(options.size, options.size)
+    if known != options.size:
+        raise ValueError(
+            f"{checkpoint} resizes pictures of {options.size} pixels to {known}; score it at --size {known}"
+        )
     outcomes: dict[str, list[Any]] = {task: [] for task in TASKS}
     jobs = [(checkpoint, options, task, i) for task in TASKS for i in range(options.count)]
     for done, (task, outcome) in enumerate(_run(jobs, options), start=1):
@@ -125,7 +130,7 @@ def _one_thread() -> None:
 def one(job: tuple[Path, EvaluationOptions, str, int]) -> tuple[str, Any]:
     """Make and judge sample i of a task."""
     checkpoint, options, task, i = job
-    pipeline = load(checkpoint, options)
+    pipeline = load(checkpoint, options.device)
     if task.startswith("edit"):
         return task, _edit(pipeline, options, task, i)
     scene = _scenes(options.count, options.size)[i]
@@ -219,16 +224,9 @@ def _as_dict(share: Share) -> dict[str, Any]:
 
 
 @cache
-def load(checkpoint: Path, options: EvaluationOptions) -> BagelPipeline:
-    """The pipeline over the reference implementation, with pictures kept at the size the model knows."""
-    pipeline = BagelPipeline.from_checkpoint(checkpoint, OPS, options.device)
-    patch, side = pipeline.model.config.vision.patch, options.size
-    seen = side // pipeline.model.config.stride * patch
-    return replace(
-        pipeline,
-        vae_resize=Resize(side, side, pipeline.model.config.stride),
-        vit_resize=Resize(seen, seen, patch),
-    )
+def load(checkpoint: Path, device: str) -> BagelPipeline:
+    """The pipeline over the reference implementation."""
+    return BagelPipeline.from_checkpoint(checkpoint, OPS, device)
 
 
 @cache

@@ -226,11 +226,18 @@ def test_scores_and_logs_become_a_card(transformer: Path, autoencoder: Path, tmp
     checkpoint, scores, card = tmp_path / "checkpoint", tmp_path / "scores.json", tmp_path / "card.md"
     where = ["--state", str(transformer), "--autoencoder", str(autoencoder)]
     assert main(["export", *where, "--out", str(checkpoint), "--tiny"]) == 0
-    few = ["--count", "2", "--steps", "2"]
+    few = ["--count", "2", "--steps", "2", "--size", "64"]
     assert main(["evaluate", "--checkpoint", str(checkpoint), "--out", str(scores), *few]) == 0
     logs = [str(folder / "log.jsonl") for folder in (autoencoder, transformer)]
     assert main(["card", "--scores", str(scores), "--logs", *logs, "--out", str(card)]) == 0
     assert "| text-to-image | colour |" in card.read_text()
+
+
+def test_pictures_of_another_size_are_not_scored(transformer: Path, autoencoder: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    where = ["--state", str(transformer), "--autoencoder", str(autoencoder)]
+    assert main(["export", *where, "--out", str(tmp_path), "--tiny"]) == 0
+    assert main(["evaluate", "--checkpoint", str(tmp_path), "--out", str(tmp_path / "s.json"), "--size", "128"]) == 2
+    assert "resizes pictures of 128 pixels to 64; score it at --size 64" in capsys.readouterr().err
 
 
 def test_a_log_has_a_line_per_step(transformer: Path) -> None:
