@@ -2,7 +2,7 @@
 
 import functools
 
-from benchmarks.harness import jobs, subject
+from benchmarks.harness import jobs, stages, subject
 
 
 @subject.wall_seconds
@@ -19,4 +19,6 @@ def track_peak_memory(task: str, impl: str) -> subject.Subject:
 
 def _work(task: str, impl: str) -> subject.Subject:
     calls = [jobs.generator(task, impl)]
-    return subject.Subject(calls, subject.place()[0].type, functools.partial(jobs.prove, task, impl))
+    device = subject.place()[0].type
+    watched = functools.partial(stages.of_picture, calls[0], device)
+    return subject.Subject(calls, device, functools.partial(jobs.prove, task, impl), stages=watched)

@@ -11,6 +11,7 @@ A run is one folder, `results/runs/<run id>/`:
     series.json        Profile: which series this machine is expected to measure, and which lie outside
     timing.jsonl       Timing, one line per benchmark process
     values.jsonl       Value, one line per benchmark process that measured something other than time
+    stages.jsonl       Stages, one line per benchmark process that made whole pictures
     <step>.log         what a step printed
     verdict.json       written by reports
     pictures/          what golden.jsonl names, relative to the run folder
@@ -378,6 +379,21 @@ class Value:
     created: str
     value: float
     unit: str
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Where the time of a whole picture went in one benchmark process: stage -> seconds, in order."""
+
+    benchmark: str
+    params: dict[str, str]
+    commit: str
+    fingerprint: str
+    protocol: int
+    round: int
+    pid: int
+    created: str
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)

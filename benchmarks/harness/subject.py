@@ -41,12 +41,14 @@ class Subject:
     device  "cpu" or "cuda"
     prove   raises if the implementation disagrees with the reference; called before anything is measured
     tile    which tiles the implementation uses, and from where
+    stages  seconds by stage of one call, where a call has stages; called after everything is measured
     """
 
     calls: Sequence[Callable[[], Any]]
     device: str
     prove: Callable[[], object]
     tile: str = "none"
+    stages: Callable[[], dict[str, float]] = dict
 
 
 Measure = Callable[[Subject, dict[str, str]], "list[float] | float"]
@@ -167,5 +169,7 @@ def record(entry: profiles.Benchmark, params: dict[str, str], subject: Subject, 
         order=here.order,
     )
     records.append_line(folder / "timing.jsonl", timing)
+    if stages := subject.stages():
+        records.append_line(folder / "stages.jsonl", records.Stages(**common, seconds=stages))
     # Undocumented: asv treats samples from track_* as it treats its own timings.
     return {"samples": measured, "number": 1}
