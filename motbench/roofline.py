@@ -36,7 +36,7 @@ def roofline(
     sizes, layers = size or ["1026", "4098", "8208"], layer or list(LAYERS)
     ops, _, precision = resolve(impl, "cuda", dtype, tiles)
     asked = f"--impl {impl} --dtype {dtype} --rounds {rounds}" + (f" --tiles {tiles}" if tiles else "")
-    provenance = _provenance(f"motbench roofline {asked}")
+    provenance = environment.made_by(f"motbench roofline {asked}")
     kept = json or RESULTS / f"{provenance.created[:19].replace(':', '')}.json"
     limits = measuring.ceilings(precision)
     print(f"{provenance.environment.gpu}: {limits.matrix / 1e12:.0f} Tflop/s, copy {limits.copy / 1e12:.2f} TB/s")
@@ -48,18 +48,6 @@ def roofline(
             status.update(f"measured {point.name} at M={point.m}")
             write_json(kept, Roofline(provenance, dtype, limits, points))
     print(f"{_summary(points)}\nrecord: {kept}")
-
-
-def _provenance(command: str) -> Provenance:
-    """A copy of the tree that is no git repository can be measured too; it says so instead of a commit."""
-    from benchmarks.harness import clock, environment, records
-
-    root = environment.repository_root()
-    try:
-        return environment.provenance(root, 0, command)
-    except (ValueError, OSError):
-        here, now = environment.here(), environment.now()
-        return records.Provenance("not a git repository", True, here, clock.PROTOCOL, 0, now, command)
 
 
 def _line(point: RooflinePoint, limits: Ceilings) -> str:

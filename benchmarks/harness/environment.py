@@ -50,6 +50,15 @@ def provenance(root: Path, seed: int, command: str) -> Provenance:
     )
 
 
+def made_by(command: str, seed: int = 0) -> Provenance:
+    """The provenance of this checkout; a copy that is no git repository says so instead of a commit."""
+    root = repository_root()
+    try:
+        return provenance(root, seed, command)
+    except (ValueError, OSError):
+        return Provenance("not a git repository", True, here(), clock.PROTOCOL, seed, now(), command)
+
+
 def now() -> str:
     """UTC, ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
