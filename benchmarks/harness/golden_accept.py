@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import environment, images
+from benchmarks.harness.golden_approval import Approval
 from benchmarks.harness.golden_case import (
     CASE,
     EXPECTED,
     GOLDENS,
     INPUT,
-    Approval,
     GoldenCase,
     checkpoint_sha256,
     write_approval,

@@ -1,7 +1,8 @@
 """A golden: what is asked of the model, the approved picture, its limits, and who approved it why.
 
 A case is a folder `golden_images/<name>/` with case.json (this file's dataclasses), expected.png, and input.png for
-image-to-image. docs/golden-images.md explains each field.
+image-to-image. What one stack has of its own lies in stacks/<stack>.json, and .png for its golden.
+docs/golden-images.md explains each field.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import functools
 import hashlib
 import json
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -19,14 +20,16 @@ from PIL import Image
 from bagel.pipeline import BagelPipeline, Guidance, ImageRequest
 from bagel.transforms import VAE_RESIZE, VIT_RESIZE, Resize
 from benchmarks.harness import images, records
+from benchmarks.harness.golden_approval import Approval, LimitsRecord, Overlay, edited, overlay_json
 from benchmarks.harness.golden_limits import Kind, Limits
 from benchmarks.harness.images import RGB
+from benchmarks.harness.stack import BASE, Stack
 
 FORMAT = 1
 """Version of case.json."""
 
 GOLDENS = "golden_images"
-CASE, EXPECTED, INPUT = "case.json", "expected.png", "input.png"
+CASE, EXPECTED, INPUT, STACKS = "case.json", "expected.png", "input.png", "stacks"
 
 
 @dataclass(frozen=True)
@@ -54,55 +57,13 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Approval:
-    """Who approved the picture and why, how it was made, and every hash that must still hold.
-
-    rgb               images.fingerprint of the picture: shape and sha256 of its raw RGB bytes
-    metrics           metric -> implementation and version; definition is images.DEFINITION
-    witness           who confirmed the picture, and `agreement` how closely, metric by metric
-    previous, change  fingerprint of the golden before, and the new picture's metrics against it; empty at first
-    """
-
-    approved_by: str
-    reason: str
-    created: str
-    commit: str
-    made_by: str
-    environment: records.Environment
-    checkpoint_sha256: str
-    request_sha256: str
-    input_rgb: str
-    png_sha256: str
-    rgb: str
-    definition: int
-    metrics: dict[str, str]
-    witness: str
-    agreement: dict[str, float]
-    previous: str
-    change: dict[str, float]
-
-    @property
-    def summary(self) -> dict[str, str]:
-        """What a report shows of it."""
-        return {
-            "approved by": self.approved_by,
-            "reason": self.reason,
-            "created": self.created,
-            "commit": self.commit,
-            "made by": self.made_by,
-            "confirmed by": self.witness,
-            "torch": self.environment.torch,
-            "machine": self.environment.gpu or self.environment.cpu,
-            "checkpoint": self.checkpoint_sha256,
-            "picture": self.rgb,
-        }
-
-
-@dataclass(frozen=True)
 class GoldenCase:
     """One case. `exercises` says what it is for; `interpreter`: short enough for fused kernels in the interpreter.
 
     request_sha256  of the request as case.json has it
+    limits_record   who set the limits, and what they rest on; None for limits that were set by hand
+    overlays        stack -> what it has instead
+    stack           the stack that the case is judged on (`on`), empty for none: then only the base counts
     """
 
     folder: Path
@@ -112,6 +73,9 @@ class GoldenCase:
     request_sha256: str
     limits: dict[Kind, dict[str, Limits]]
     approval: Approval | None
+    limits_record: LimitsRecord | None = None
+    overlays: dict[str, Overlay] = field(default_factory=dict)
+    stack: str = ""
 
     @property
     def name(self) -> str:
@@ -123,10 +87,41 @@ class GoldenCase:
         """The checkpoint's folder."""
         return self.folder.parents[1] / self.request.checkpoint
 
+    def on(self, stack: Stack) -> GoldenCase:
+        """The case as it is judged on a stack: with the stack's golden and limits, where there are any."""
+        overlay = self.overlays.get(stack.name)
+        if overlay is None:
+            return dataclasses.replace(self, stack=stack.name)
+        limits = {kind: base | overlay.limits.get(kind, {}) for kind, base in self.limits.items()}
+        return dataclasses.replace(self, limits=limits, approval=overlay.golden or self.approval, stack=stack.name)
+
+    def basis(self, kind: Kind, dtype: str) -> str:
+        """Whose limits these are: the name of the stack, or "base"."""
+        overlay = self.overlays.get(self.stack)
+        return self.stack if overlay and dtype in overlay.limits.get(kind, {}) else BASE
+
     def limits_of(self, kind: Kind, dtype: str) -> dict[str, float] | None:
         """Metric -> limit of those that are judged; None if the case sets none for this dtype."""
         limits = self.limits[kind].get(dtype)
         return limits.given if limits else None
+
+    def record_of(self, kind: Kind, dtype: str) -> LimitsRecord | None:
+        """Who set these limits; None for limits that were set by hand."""
+        overlay = self.overlays.get(self.stack)
+        return overlay.record if overlay and self.basis(kind, dtype) != BASE else self.limits_record
+
+    def void(self, kind: Kind, dtype: str) -> str:
+        """Why these limits no longer belong to the case, or nothing."""
+        record = self.record_of(kind, dtype)
+        if record is None:
+            return ""
+        held = {
+            "case.json's request": (self.request_sha256, record.request_sha256),
+            f"checkpoint {self.request.checkpoint}": (checkpoint_sha256(self.checkpoint), record.checkpoint_sha256),
+            "the metrics' definition": (str(images.DEFINITION), str(record.definition)),
+        }
+        changed = _changed(held)
+        return f"since its limits were measured {changed}; type: motbench golden calibrate" if changed else ""
 
     def image_request(self) -> ImageRequest:
         """What the pipeline is asked. Raises OSError or ValueError."""
@@ -150,12 +145,19 @@ class GoldenCase:
         """The picture to edit. Raises OSError or ValueError."""
         return images.read_png(self.folder / INPUT) if self.request.task == "img2img" else None
 
+    @property
+    def expected_path(self) -> Path:
+        """Where the golden lies: the stack's own, or the case's."""
+        overlay = self.overlays.get(self.stack)
+        own = overlay is not None and overlay.golden is not None
+        return self.folder / STACKS / f"{self.stack}.png" if own else self.folder / EXPECTED
+
     def expected(self) -> RGB | None:
         """The approved picture; None if there is none yet, or no more.
 
         Raises ValueError for a file that is no PNG, has another size than the case, or is not the approved one.
         """
-        path = self.folder / EXPECTED
+        path = self.expected_path
         if not path.exists():
             return None
         picture = images.read_png(path)
@@ -187,10 +189,13 @@ class GoldenCase:
             ),
             "the metrics' definition": (str(images.DEFINITION), str(self.approval.definition)),
         }
-        changed = [f"{name} is {now[:20]} but was {then[:20]}" for name, (now, then) in held.items() if now != then]
-        if not changed:
-            return ""
-        return f"since the golden was approved {'; '.join(changed)}; restore it, or accept a new golden"
+        changed = _changed(held)
+        return f"since the golden was approved {changed}; restore it, or accept a new golden" if changed else ""
+
+
+def _changed(held: typing.Mapping[str, tuple[str, str]]) -> str:
+    """What is no longer as it was, name -> (now, then), in words."""
+    return "; ".join(f"{name} is {now[:20]} but was {then[:20]}" for name, (now, then) in held.items() if now != then)
 
 
 def read_cases(goldens: Path, names: typing.Sequence[str] | None = None) -> list[GoldenCase]:
@@ -222,6 +227,8 @@ def read_case(folder: Path) -> GoldenCase:
             request_sha256=hashlib.sha256(json.dumps(facts["request"], sort_keys=True).encode()).hexdigest(),
             limits=records.from_dict(dict[str, dict[str, Limits]], facts["limits"]),
             approval=records.from_dict(Approval | None, facts["provenance"]),
+            limits_record=records.from_dict(LimitsRecord | None, facts.get("limits_record")),
+            overlays=_overlays(folder),
         )
         _check(case, set(facts))
     except FileNotFoundError as error:
@@ -235,10 +242,13 @@ def read_case(folder: Path) -> GoldenCase:
 
 def _check(case: GoldenCase, fields: set[str]) -> None:
     """What the types do not say."""
-    if unknown := fields - {"format", "exercises", "interpreter", "request", "limits", "provenance"}:
+    known = {"format", "exercises", "interpreter", "request", "limits", "limits_record", "provenance"}
+    if unknown := fields - known:
         raise ValueError(f"unknown fields {sorted(unknown)}")
     if set(case.limits) != set(typing.get_args(Kind)):
         raise ValueError(f"limits are given for {sorted(case.limits)} but must be for parity and drift")
+    if wrong := edited(case.limits, case.limits_record):
+        raise ValueError(wrong)
     for dtype, limits in case.limits["drift"].items():
         if latent := [name for name in limits.given if name.startswith("latent_")]:
             raise ValueError(f"drift in {dtype} has limits for {', '.join(latent)}, but a golden holds no latents")
@@ -250,10 +260,33 @@ def _check(case: GoldenCase, fields: set[str]) -> None:
         )
 
 
+def _overlays(folder: Path) -> dict[str, Overlay]:
+    """Stack -> overlay, of the files in stacks/. Raises ValueError for one that is none, or was edited."""
+    found = {}
+    for path in sorted((folder / STACKS).glob("*.json")):
+        overlay = records.read_json(path, Overlay)
+        if overlay.stack.name != path.stem:
+            raise ValueError(f"{path} is of {overlay.stack.name}; name it so")
+        if wrong := edited(overlay.limits, overlay.record):
+            raise ValueError(f"{path.name}: {wrong}")
+        found[path.stem] = overlay
+    return found
+
+
 def write_approval(case: GoldenCase, approval: Approval) -> None:
     """Put the approval into case.json and leave the rest as it is; all of it or nothing."""
+    write_fields(case, provenance=approval)
+
+
+def write_fields(case: GoldenCase, **fields: object) -> None:
+    """Put these fields into case.json and leave the rest as it is; all of it or nothing."""
     path = case.folder / CASE
-    records.write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"provenance": approval})
+    records.write_json(path, json.loads(path.read_text(encoding="utf-8")) | fields)
+
+
+def write_overlay(case: GoldenCase, overlay: Overlay) -> None:
+    """Write what a stack has of its own."""
+    records.write_json(case.folder / STACKS / f"{overlay.stack.name}.json", overlay_json(overlay))
 
 
 @functools.cache

@@ -14,6 +14,14 @@ from benchmarks.harness.records import Status
 Kind = typing.Literal["parity", "drift"]
 """Against the reference at the same commit, or against the golden."""
 
+JUDGED: dict[bool, tuple[str, ...]] = {
+    False: ("absmax", "share_over_0", "ssim_worst_tile", "flip_worst_tile", "latent_relative_l2", "latent_absmax"),
+    True: ("p99_9", "mean", "bias", "bias_block", "psnr", "ssim_worst_tile", "flip_worst_tile", "latent_relative_l2"),
+}
+"""Metrics that calibration sets limits for; the key says whether the dtype is half precision. Its pictures differ in
+every pixel, so the largest difference grows with their number and has no limit.
+"""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -76,6 +84,12 @@ def judge(
 
 def _outside(name: str, value: float, limit: float) -> bool:
     return value < limit if name in images.AT_LEAST else value > limit
+
+
+def judged_metrics(kind: Kind, dtype: str) -> tuple[str, ...]:
+    """Metrics that calibration sets limits for. A golden holds no latents."""
+    chosen = JUDGED[dtype in ("float16", "bfloat16")]
+    return tuple(name for name in chosen if kind == "parity" or not name.startswith("latent_"))
 
 
 def distance(name: str, value: float) -> float:

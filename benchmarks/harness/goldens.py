@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 import shlex
@@ -15,8 +16,9 @@ import numpy as np
 import torch
 
 from bagel.pipeline import BagelPipeline, GeneratedImage
-from benchmarks.harness import images
+from benchmarks.harness import images, stack
 from benchmarks.harness.golden_case import EXPECTED, GoldenCase
+from benchmarks.harness.golden_known import known_good
 from benchmarks.harness.golden_limits import Kind, judge, score
 from benchmarks.harness.golden_words import same, words
 from benchmarks.harness.images import RGB
@@ -95,7 +97,8 @@ def check(cases: Iterable[GoldenCase], plan: Plan, out: Path) -> Iterator[Golden
     to. Raises OSError or ValueError for a golden or a case that cannot be read, NotImplementedError for a dtype that
     the implementation does not have. A picture that cannot be made, whatever was raised, is a record that says why.
     """
-    yield from _judged([(case, approved(case)) for case in cases], plan, out, painter)
+    here = stack.here(plan.device)
+    yield from _judged([(case, approved(case)) for case in (case.on(here) for case in cases)], plan, out, painter)
 
 
 def check_all(cases: Iterable[GoldenCase], plan: Plan, out: Path) -> Iterator[Golden]:
@@ -103,7 +106,9 @@ def check_all(cases: Iterable[GoldenCase], plan: Plan, out: Path) -> Iterator[Go
 
     A golden or an input that cannot be read is not measured; an implementation that raises anything is regressed.
     """
-    yield from _judged([(case, _tolerant(approved)(case)) for case in cases], plan, out, _patient)
+    here = stack.here(plan.device)
+    own = (case.on(here) for case in cases)
+    yield from _judged([(case, _tolerant(approved)(case)) for case in own], plan, out, _patient)
 
 
 def approved(case: GoldenCase) -> Made:
@@ -121,11 +126,17 @@ def _judged(
         made = judged(case)
         if plan.ops is not plan.witness:
             reference = witness(case)
-            finding = compare(reference, made, case.limits_of("parity", plan.dtype_name))
+            finding = _valid(compare(reference, made, case.limits_of("parity", plan.dtype_name)), case, "parity", plan)
             yield _record(case, plan, "reference", finding, out, start)
             start = time.perf_counter()
-        finding = compare(golden, made, case.limits_of("drift", plan.dtype_name))
+        finding = _valid(compare(golden, made, case.limits_of("drift", plan.dtype_name)), case, "drift", plan)
         yield _record(case, plan, "golden", finding, out, start)
+
+
+def _valid(finding: Finding, case: GoldenCase, kind: Kind, plan: Plan) -> Finding:
+    """The finding, or not measured if it rests on limits that no longer belong to the case."""
+    void = case.void(kind, plan.dtype_name)
+    return dataclasses.replace(finding, status="not-measured", reason=void) if void and finding.comparison else finding
 
 
 def painter(ops: MoTOps, plan: Plan) -> Painter:
@@ -222,10 +233,14 @@ def _no_golden(case: GoldenCase) -> str:
 
 
 def _record(case: GoldenCase, plan: Plan, against: Against, finding: Finding, out: Path, start: float) -> Golden:
-    limits, found = case.limits_of(KINDS[against], plan.dtype_name), finding.comparison
+    kind, found = KINDS[against], finding.comparison
+    limits = case.limits_of(kind, plan.dtype_name)
     stem = "-".join((case.name, plan.impl, plan.dtype_name, "against", against))
     pictures, amplified = _draw(finding, out, stem)
     identical = found is not None and found.identical
+    used, known = score(finding.values, limits or {}), known_good(case, kind, plan.dtype_name)
+    p = None if known is None or used is None else known.p(used)
+    basis = known.record if known else None
     return Golden(
         case=case.name,
         task=case.request.task,
@@ -246,8 +261,10 @@ def _record(case: GoldenCase, plan: Plan, against: Against, finding: Finding, ou
         dtype=plan.dtype_name,
         amplified=amplified,
         latents=finding.latents,
-        words=words(finding.status, finding.reason, same(identical, finding.latents), None, None),
-        score=score(finding.values, limits or {}),
+        words=words(finding.status, finding.reason, same(identical, finding.latents), p, basis),
+        score=used,
+        p=p,
+        known_good=basis,
     )
 
 

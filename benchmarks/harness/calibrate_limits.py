@@ -1,0 +1,132 @@
+"""Limits as a quantile of known-good runs, and how often a known-good run is outside.
+
+Pictures of different prompts move by very different amounts under the same harmless change, but the runs of one case
+are much alike. So a run is measured by its own case: its *ratio* is the largest quotient, over the judged metrics, of
+its distance and the largest distance of the case's other runs. Ratios of all cases are comparable, and a quantile of
+all of them is the factor by which a limit exceeds the largest distance that was seen of its case and metric:
+
+    limit = factor * largest distance of the case's runs
+
+A run is outside as soon as one metric is, and the ratio is the largest over all metrics, so the rate of false alarms
+holds for all of them together. A run's own distances are never in the limit that its ratio is measured by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from benchmarks.harness import images
+from benchmarks.harness.calibrate_files import Figures
+from benchmarks.harness.golden_limits import Kind, of_distance
+from benchmarks.harness.records import Rate
+from reference_impl.tolerance import FACTOR
+
+ALARMS = 1 / 400
+"""Share of known-good runs that may be outside. With fewer runs than this asks for, the largest ratio is the factor,
+and 1 / (runs + 1) is the rate.
+"""
+
+FLOORS = {
+    "absmax": 1.0,
+    "p99_9": 1.0,
+    "mean": 0.003,
+    "share_over_0": 0.003,
+    "bias": 0.003,
+    "bias_block": 0.01,
+    "psnr": 0.03,
+    "ssim_worst_tile": 1e-4,
+    "flip_worst_tile": 1e-3,
+    "latent_relative_l2": 2.0**-24,
+    "latent_absmax": 2.0**-24,
+}
+"""Smallest distance that counts: one level on 0.3 % of pixels, what independent machines and re-implementations differ
+by in float32 (docs/golden-images.md), in the units of every metric; and of latents one rounding.
+"""
+
+CONFIDENCE = 0.95
+"""Of each bound alone."""
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """The ratios of one case's runs."""
+
+    prompt: str
+    values: list[float]
+
+
+def largest(figures: Figures, kind: Kind) -> dict[str, float]:
+    """Metric -> the largest distance of any run, or the floor."""
+    return {name: max(FLOORS[name], *values) for name, values in figures.of(kind).items()}
+
+
+def ratios(figures: Figures, kind: Kind) -> Ratios:
+    """Of every run: how far it is, in its worst metric, beside the farthest of the others."""
+    found = figures.of(kind)
+    if not found or len(figures.runs) < 2:
+        return Ratios(figures.prompt, [])
+    distances = np.array(list(found.values()))
+    order = np.sort(distances, axis=1)
+    others = np.where(distances == order[:, -1:], order[:, -2:-1], order[:, -1:])
+    floors = np.array([[FLOORS[name]] for name in found])
+    quotients: npt.NDArray[np.float64] = distances / np.maximum(others, floors)
+    return Ratios(figures.prompt, quotients.max(axis=0).tolist())
+
+
+def factor(values: Sequence[float]) -> float:
+    """The quantile of ratios that leaves ALARMS of further runs outside, never under 1. Raises ValueError for none."""
+    if not values:
+        raise ValueError("there are no known-good runs to set limits from; use --runs 2 or more")
+    rank = min(len(values), math.ceil((len(values) + 1) * (1 - ALARMS)))
+    return max(1.0, sorted(values)[rank - 1])
+
+
+def limits(reach: Mapping[str, float], by: float) -> dict[str, float]:
+    """Metric -> limit: the reach of known-good runs times a factor, two digits of it, rounded away from zero."""
+    return {name: _loose(name, value * by) for name, value in reach.items()}
+
+
+def _loose(name: str, value: float) -> float:
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    limit = of_distance(name, math.ceil(round(value / unit, 6)) * unit)
+    if name == "psnr":
+        return math.floor(limit * 100) / 100
+    return float(f"{limit:.6f}") if name in images.AT_LEAST else float(f"{limit:.3g}")
+
+
+def rate(seen: int, runs: int) -> Rate:
+    """A share with its Clopper-Pearson bounds (records.Rate)."""
+    if runs == 0:
+        return Rate(0, 0, math.nan, math.nan)
+    bounds = stats.binomtest(seen, runs).proportion_ci(2 * CONFIDENCE - 1, method="exact")
+    return Rate(seen, runs, float(bounds.low), float(bounds.high))
+
+
+def alarms(cases: Sequence[Ratios], by: float | None = None) -> tuple[Rate, Rate]:
+    """False alarms of runs, and of prompts with any, when a prompt's own runs had no part in the factor.
+
+    by: a factor that was chosen, not measured. Without a second prompt nothing is measured.
+    """
+    prompts = sorted({case.prompt for case in cases})
+    runs, outside, loud = 0, 0, 0
+    for prompt in prompts if len(prompts) > 1 or by else ():
+        own = [value for case in cases if case.prompt == prompt for value in case.values]
+        others = [value for case in cases if case.prompt != prompt for value in case.values]
+        over = sum(value > (by or factor(others)) for value in own)
+        runs, outside, loud = runs + len(own), outside + over, loud + bool(over)
+    return rate(outside, runs), rate(loud, len(prompts) if runs else 0)
+
+
+def p_value(score: float, population: Sequence[float]) -> float:
+    """Share of runs, the judged one among them, that are at least as far: never under 1 / (runs + 1)."""
+    return (1 + sum(other >= score for other in population)) / (1 + len(population))
+
+
+BASE_FACTOR = FACTOR
+"""The factor of the limits that hold on any stack: as everywhere (reference_impl/tolerance.py), not measured."""

@@ -1,0 +1,68 @@
+"""The known-good runs that a case's limits rest on, for the p of a verdict and for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.harness.calibrate_files import Population, stored
+from benchmarks.harness.calibrate_limits import BASE_FACTOR, Ratios, alarms, factor, p_value, ratios
+from benchmarks.harness.golden_case import GoldenCase
+from benchmarks.harness.golden_limits import Kind
+from benchmarks.harness.records import KnownGood
+from benchmarks.harness.stack import BASE
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a record keeps of them, and the scores of all cases' runs."""
+
+    record: KnownGood
+    scores: list[float]
+
+    def p(self, score: float) -> float:
+        """Share of the runs, the judged one among them, that used at least as much of their limits."""
+        return p_value(score, self.scores)
+
+
+def known_good(case: GoldenCase, kind: Kind, dtype: str) -> Known | None:
+    """The runs behind the limits that judge this case; None if they were set by hand, or measured again since.
+
+    Raises ValueError for a file of figures that is none.
+    """
+    record, basis = case.record_of(kind, dtype), case.basis(kind, dtype)
+    if record is None:
+        return None
+    populations = [one for one in stored(case.folder.parent) if one.stack.name in record.stacks]
+    if figures_of(case.name, dtype, populations) != {
+        name: digest for name, digest in record.figures.items() if name.endswith(f" {dtype}")
+    }:
+        return None
+    by_case = pooled(populations, kind, dtype)
+    every = [one for found in by_case.values() for one in found]
+    by = BASE_FACTOR if basis == BASE else factor([value for one in every for value in one.values])
+    runs, prompts = alarms(every, BASE_FACTOR if basis == BASE else None)
+    own = [value / by for one in by_case.get(case.name, []) for value in one.values]
+    scores = [value / by for one in every for value in one.values]
+    note = f"base limits, {case.stack} was not calibrated in {dtype}" if basis == BASE else ""
+    count = len({one.prompt for one in every})
+    return Known(KnownGood(basis, len(scores), count, runs, prompts, own, note), scores)
+
+
+def figures_of(case: str, dtype: str, populations: Sequence[Population]) -> dict[str, str]:
+    """ "stack dtype" -> hash of this case's figures."""
+    return {
+        f"{one.stack.name} {dtype}": one.cases[case][dtype].sha256
+        for one in populations
+        if dtype in one.cases.get(case, {})
+    }
+
+
+def pooled(populations: Sequence[Population], kind: Kind, dtype: str) -> dict[str, list[Ratios]]:
+    """Case -> the ratios of its runs, one entry per stack that has any."""
+    found: dict[str, list[Ratios]] = {}
+    for population in populations:
+        for case, by_dtype in population.cases.items():
+            if dtype in by_dtype:
+                found.setdefault(case, []).append(ratios(by_dtype[dtype], kind))
+    return found
