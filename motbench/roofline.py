@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 if typing.TYPE_CHECKING:
-    from benchmarks.harness.records import Ceilings, Provenance, RooflinePoint
+    from benchmarks.harness.records import Ceilings, RooflinePoint
 
 Opt = typer.Option
 RESULTS = Path("results/roofline")
@@ -28,6 +28,7 @@ def roofline(
     """Measure BAGEL's routed layers on this GPU against a dense layer, gather/scatter, cuBLAS and the card's limits."""
     from rich.console import Console
 
+    from benchmarks.harness import environment
     from benchmarks.harness import roofline as measuring
     from benchmarks.harness.records import Roofline, write_json
     from benchmarks.harness.shapes import LAYERS
