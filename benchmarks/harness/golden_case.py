@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from bagel.pipeline import BagelPipeline, Guidance, ImageRequest
-from bagel.transforms import VAE_RESIZE, VIT_RESIZE, Resize
+from bagel.transforms import Resize
 from benchmarks.harness import images, records
 from benchmarks.harness.golden_approval import Approval, LimitsRecord, Overlay, edited, overlay_json
 from benchmarks.harness.golden_limits import Kind, Limits
@@ -39,7 +39,7 @@ class Request:
     checkpoint     BAGEL folder, relative to the repository
     dtype          precision in which the golden is made
     height, width  pixels, for text-to-image; for image-to-image the resized input decides
-    vae_resize, vit_resize  rules that bring the input to size; upstream's unless given
+    vae_resize, vit_resize  rules that bring the input to size; the checkpoint's unless given
     """
 
     task: typing.Literal["t2i", "img2img"]
@@ -52,8 +52,8 @@ class Request:
     dtype: typing.Literal["float32", "float16", "bfloat16"] = "float32"
     height: int | None = None
     width: int | None = None
-    vae_resize: Resize = VAE_RESIZE
-    vit_resize: Resize = VIT_RESIZE
+    vae_resize: Resize | None = None
+    vit_resize: Resize | None = None
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,13 @@ class GoldenCase:
         )
 
     def fitted(self, pipeline: BagelPipeline) -> BagelPipeline:
-        """The same model with the case's rules for input sizes."""
-        return dataclasses.replace(pipeline, vae_resize=self.request.vae_resize, vit_resize=self.request.vit_resize)
+        """The same model with the case's rules for input sizes, where it has any."""
+        ask = self.request
+        return dataclasses.replace(
+            pipeline,
+            vae_resize=ask.vae_resize or pipeline.vae_resize,
+            vit_resize=ask.vit_resize or pipeline.vit_resize,
+        )
 
     def input(self) -> RGB | None:
         """The picture to edit. Raises OSError or ValueError."""

@@ -1,5 +1,6 @@
 """Golden cases on disk: the committed ones, and what is refused."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import reference_impl
+from bagel.pipeline import BagelPipeline
+from bagel.transforms import Resize
 from benchmarks.harness import golden_case, images
 from benchmarks.harness.environment import repository_root
 from benchmarks.harness.golden_case import read_case, read_cases
 from benchmarks.harness.golden_limits import Limits, judge
-from tests.golden.conftest import EXACT, FACTS, REQUEST, approve, change
+from tests.golden.conftest import CHECKPOINT, EXACT, FACTS, REQUEST, approve, change
 
 COMMITTED = read_cases(repository_root() / "golden_images")
 each_committed = pytest.mark.parametrize("case", COMMITTED, ids=lambda case: case.name)
@@ -165,6 +169,14 @@ def test_an_input_that_cannot_be_judged_is_refused(edit: Path, input_: str) -> N
         Image.new("RGB", (32, 32)).save(path, format="JPEG")
     with pytest.raises((FileNotFoundError, ValueError), match=r"input\.png"):
         read_case(edit).image_request()
+
+
+def test_without_rules_of_its_own_a_case_resizes_as_its_checkpoint_does(edit: Path) -> None:
+    pipeline = BagelPipeline.from_checkpoint(CHECKPOINT, reference_impl.OPS)
+    pipeline = dataclasses.replace(pipeline, vae_resize=Resize(32, 16, 16), vit_resize=Resize(28, 14, 14))
+    change(edit, vit_resize=None)
+    fitted = read_case(edit).fitted(pipeline)
+    assert (fitted.vae_resize, fitted.vit_resize) == (Resize(48, 32, 16), Resize(28, 14, 14))
 
 
 def test_a_changed_request_makes_the_golden_stale(approved: Path) -> None:
