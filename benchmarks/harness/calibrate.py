@@ -1,21 +1,25 @@
-"""Measuring known-good runs of a case: how far they lie from the reference, and from the golden."""
+"""Measuring known-good and faulty runs of a case: how far they lie from the reference, and from the golden."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 import reference_impl
 from bagel.pipeline import BagelPipeline
 from benchmarks.harness import goldens, images
-from benchmarks.harness.calibrate_files import Figures, rounded
+from benchmarks.harness.calibrate_files import Figures, Runs, rounded
+from benchmarks.harness.fault import Fault, Place, Setting
+from benchmarks.harness.faults import FAULTS
 from benchmarks.harness.golden_case import GoldenCase, checkpoint_sha256
-from benchmarks.harness.golden_limits import Kind, distance, judged_metrics
+from benchmarks.harness.golden_limits import KINDS, Kind, distance, judged_metrics
 from benchmarks.harness.goldens import Made
+from benchmarks.harness.impls import said
 from benchmarks.harness.known_good import Variant, variants
 from reference_impl.contract import MoTOps
 
@@ -27,12 +31,16 @@ class Maker:
     case: GoldenCase
     device: torch.device
 
+    def pipeline(self, ops: MoTOps, dtype: torch.dtype) -> BagelPipeline:
+        """The case's model with these ops."""
+        loaded = _loaded(self.case.checkpoint, self.device, dtype)
+        transformer = dataclasses.replace(loaded.model.transformer, ops=ops)
+        own = dataclasses.replace(loaded, model=dataclasses.replace(loaded.model, transformer=transformer))
+        return self.case.fitted(own)
+
     def __call__(self, ops: MoTOps, dtype: torch.dtype) -> Made:
         """A picture and its latents. Raises ValueError for one that is not finite."""
-        pipeline = _loaded(self.case.checkpoint, self.device, dtype)
-        transformer = dataclasses.replace(pipeline.model.transformer, ops=ops)
-        own = dataclasses.replace(pipeline, model=dataclasses.replace(pipeline.model, transformer=transformer))
-        return goldens.made_of(self.case.fitted(own).generate(self.case.image_request()))
+        return goldens.made_of(self.pipeline(ops, dtype).generate(self.case.image_request()))
 
 
 @functools.lru_cache(maxsize=4)
@@ -40,38 +48,63 @@ def _loaded(checkpoint: object, device: torch.device, dtype: torch.dtype) -> Bag
     return BagelPipeline.from_checkpoint(str(checkpoint), reference_impl.OPS, device, dtype)
 
 
-def measure(
-    case: GoldenCase, device: torch.device, dtype: torch.dtype, count: int, told: Callable[[int], None] | None = None
-) -> Figures:
-    """`count` known-good runs of the case. told: called after each with how many are done.
+@dataclass(frozen=True)
+class Task:
+    """One case in one dtype on one device: what is measured at once.
+
+    runs    how many known-good runs
+    faults  which faults are injected into this case
+    """
+
+    case: GoldenCase
+    device: torch.device
+    dtype: torch.dtype
+    runs: int
+    faults: Sequence[Fault]
+
+    @property
+    def dtype_name(self) -> str:
+        """float32, not torch.float32."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+def assigned(cases: Sequence[GoldenCase]) -> dict[str, list[Fault]]:
+    """Case -> faults: each fault on a case that can have it, and one that only a picture shows on two, in turn."""
+    found: dict[str, list[Fault]] = {case.name: [] for case in cases}
+    for number, fault in enumerate(FAULTS.values()):
+        fitting = [case.name for case in cases if fault.fits(case)]
+        for place in range(min(2 if fault.tier == "picture" else 1, len(fitting))):
+            found[fitting[(number + place) % len(fitting)]].append(fault)
+    return found
+
+
+def measure(task: Task) -> Figures:
+    """Known-good runs of the case, and runs with a fault.
 
     Drift is measured from the golden or, where there is none that holds, from the picture that would become it: the
     reference's in the case's own dtype. Raises OSError or ValueError for a case that cannot be read or made.
     """
-    make, name = Maker(case, device), str(dtype).removeprefix("torch.")
-    reference = make(reference_impl.OPS, dtype)
+    case, make = task.case, Maker(task.case, task.device)
+    reference = make(reference_impl.OPS, task.dtype)
     approved = goldens.approved(case)
     golden = approved if not approved.error else make(reference_impl.OPS, getattr(torch, case.request.dtype))
-    golden = Made(golden.picture)
     if golden.picture is None:
-        raise ValueError(f"{case.name}: the reference makes no picture on {device.type}")
-    parity: list[dict[str, float]] = []
-    drift: list[dict[str, float]] = []
-    chosen = variants(count, device, dtype)
-    for done, variant in enumerate(chosen, 1):
-        made = _varied(make, variant, dtype)
-        parity.append(_distances(reference, made, "parity", name))
-        drift.append(_distances(golden, made, "drift", name))
-        if told:
-            told(done)
+        raise ValueError(f"{case.name}: the reference makes no picture on {task.device.type}")
+    expected: dict[Kind, Made] = {"parity": reference, "drift": Made(golden.picture)}
+    good, bad = _Rows(task.dtype_name), _Rows(task.dtype_name)
+    for variant in variants(task.runs, task.device, task.dtype):
+        good.add(variant.name, expected, _varied(make, variant, task.dtype))
+    if lost := [name for name, whole in zip(good.names, good.whole, strict=True) if not whole]:
+        raise ValueError(f"{case.name}: {', '.join(lost)} made no picture, though right by construction")
+    for fault in task.faults:
+        bad.add(fault.name, expected, _broken(make, fault, task.dtype))
     return Figures(
         prompt=case.request.prompt,
         request_sha256=case.request_sha256,
         checkpoint_sha256=checkpoint_sha256(case.checkpoint),
         picture=images.fingerprint(golden.picture),
-        runs=[variant.name for variant in chosen],
-        parity={metric: [run[metric] for run in parity] for metric in parity[0]},
-        drift={metric: [run[metric] for run in drift] for metric in drift[0]},
+        good=good.runs(),
+        faults=bad.runs(),
     )
 
 
@@ -80,10 +113,41 @@ def _varied(make: Maker, variant: Variant, dtype: torch.dtype) -> Made:
         return make(variant.ops(), variant.dtype or dtype)
 
 
-def _distances(expected: Made, made: Made, kind: Kind, dtype: str) -> dict[str, float]:
-    """Every metric that is judged and can be computed, as a rounded distance."""
-    found = goldens.compare(expected, made, None)
-    if found.comparison is None:
-        raise ValueError(f"a known-good run cannot be compared: {found.reason}")
-    values = {name: found.values[name] for name in judged_metrics(kind, dtype)}
-    return {name: rounded(distance(name, value)) for name, value in values.items() if value == value}
+def _broken(make: Maker, fault: Fault, dtype: torch.dtype) -> Made:
+    """The picture with the fault; none if it raises, which is as good as seen."""
+    setting = Setting(make.pipeline(reference_impl.OPS, dtype), make.case.image_request())
+    broken = fault.inject(setting, Place(f"{fault.name}/{make.case.name}/0"))
+    try:
+        return goldens.made_of(broken.pipeline.generate(broken.request))
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        return Made(error=said(error))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Runs as they come; whole: whether each made a picture that can be compared."""
+
+    dtype: str
+    names: list[str] = field(default_factory=list)
+    whole: list[bool] = field(default_factory=list)
+    rows: dict[Kind, list[dict[str, float]]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+
+    def add(self, name: str, expected: dict[Kind, Made], made: Made) -> None:
+        found = {kind: goldens.compare(expected[kind], made, None) for kind in KINDS}
+        for kind, finding in found.items():
+            metrics = judged_metrics(kind, self.dtype)
+            self.rows[kind].append({metric: finding.values.get(metric, math.nan) for metric in metrics})
+        self.names.append(name)
+        self.whole.append(all(finding.comparison is not None for finding in found.values()))
+
+    def runs(self) -> Runs:
+        """By metric, as rounded distances; without a metric that no run has, such as SSIM of a tiny picture."""
+        columns: dict[Kind, dict[str, list[float]]] = {kind: {} for kind in KINDS}
+        for kind, rows in self.rows.items():
+            for metric in judged_metrics(kind, self.dtype):
+                column = [rounded(distance(metric, row[metric])) for row in rows]
+                if not all(map(math.isnan, column)):
+                    columns[kind][metric] = column
+        return Runs(list(self.names), columns["parity"], columns["drift"])

@@ -14,8 +14,8 @@ import typing
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness.golden_limits import Kind
-from benchmarks.harness.records import Environment, read_json, write_atomic
+from benchmarks.harness.golden_limits import KINDS, Kind
+from benchmarks.harness.records import Environment, plain, read_json, write_atomic
 from benchmarks.harness.stack import Stack
 
 PREFIX = "known_good-"
@@ -23,26 +23,34 @@ DIGITS = 3
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Known-good runs of one case in one dtype.
+class Runs:
+    """Runs by name, and per metric one distance for each; NaN for a run that made no picture to compare."""
 
-    request_sha256, checkpoint_sha256  what was asked of what
-    picture   fingerprint of the picture that drift is measured from
-    runs      their names, in the order of every list below
-    parity, drift  metric -> one distance per run
-    """
-
-    prompt: str
-    request_sha256: str
-    checkpoint_sha256: str
-    picture: str
-    runs: list[str]
+    names: list[str]
     parity: dict[str, list[float]]
     drift: dict[str, list[float]]
 
     def of(self, kind: Kind) -> dict[str, list[float]]:
         """Metric -> distances."""
         return self.parity if kind == "parity" else self.drift
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of one case in one dtype.
+
+    request_sha256, checkpoint_sha256  what was asked of what
+    picture  fingerprint of the picture that drift is measured from
+    good     known-good runs, which limits are set from
+    faults   injected faults, which limits must see
+    """
+
+    prompt: str
+    request_sha256: str
+    checkpoint_sha256: str
+    picture: str
+    good: Runs
+    faults: Runs
 
     @property
     def sha256(self) -> str:
@@ -84,7 +92,7 @@ def path_of(goldens: Path, stack: Stack) -> Path:
 
 def write(path: Path, population: Population) -> None:
     """Write figures, a list of numbers or names on one line."""
-    text = json.dumps(dataclasses.asdict(population), indent=1, allow_nan=False)
+    text = json.dumps(plain(population), indent=1, allow_nan=False)
     short = re.sub(
         r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), text
     )
@@ -111,3 +119,31 @@ def joined_with_stored(goldens: Path, population: Population) -> Population:
     there: typing.Iterable[Population] = (old for old in stored(goldens) if old.stack == population.stack)
     old = next(iter(there), None)
     return population if old is None or old.definition != population.definition else old.joined(population)
+
+
+def differences(old: Population | None, new: Population) -> dict[str, float]:
+    """ "case dtype" -> the largest relative difference between two measurements of the same known-good runs.
+
+    Runs are matched by their names.
+    """
+    found: dict[str, float] = {}
+    for case, by_dtype in new.cases.items():
+        for dtype, figures in by_dtype.items():
+            if old and dtype in old.cases.get(case, {}):
+                found[f"{case} {dtype}"] = _farthest(old.cases[case][dtype].good, figures.good)
+    return found
+
+
+def _farthest(old: Runs, new: Runs) -> float:
+    there = {name: i for i, name in enumerate(old.names)}
+    pairs = [(i, there[name]) for i, name in enumerate(new.names) if name in there]
+    return max(
+        (
+            abs(values[i] - old.of(kind)[metric][j]) / max(values[i], old.of(kind)[metric][j])
+            for kind in KINDS
+            for metric, values in new.of(kind).items()
+            for i, j in pairs
+            if metric in old.of(kind) and values[i] != old.of(kind)[metric][j]
+        ),
+        default=0.0,
+    )

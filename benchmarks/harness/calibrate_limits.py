@@ -22,8 +22,8 @@ import numpy.typing as npt
 from scipy import stats
 
 from benchmarks.harness import images
-from benchmarks.harness.calibrate_files import Figures
-from benchmarks.harness.golden_limits import Kind, of_distance
+from benchmarks.harness.calibrate_files import Figures, Runs
+from benchmarks.harness.golden_limits import KINDS, Kind, distance, of_distance
 from benchmarks.harness.records import Rate
 from reference_impl.tolerance import FACTOR
 
@@ -31,6 +31,9 @@ ALARMS = 1 / 400
 """Share of known-good runs that may be outside. With fewer runs than this asks for, the largest ratio is the factor,
 and 1 / (runs + 1) is the rate.
 """
+
+BASE_FACTOR = FACTOR
+"""The factor of the limits that hold on any stack: as everywhere (reference_impl/tolerance.py), not measured."""
 
 FLOORS = {
     "absmax": 1.0,
@@ -61,15 +64,15 @@ class Ratios:
     values: list[float]
 
 
-def largest(figures: Figures, kind: Kind) -> dict[str, float]:
+def reach(runs: Runs, kind: Kind) -> dict[str, float]:
     """Metric -> the largest distance of any run, or the floor."""
-    return {name: max(FLOORS[name], *values) for name, values in figures.of(kind).items()}
+    return {name: max(FLOORS[name], *values) for name, values in runs.of(kind).items()}
 
 
 def ratios(figures: Figures, kind: Kind) -> Ratios:
     """Of every run: how far it is, in its worst metric, beside the farthest of the others."""
-    found = figures.of(kind)
-    if not found or len(figures.runs) < 2:
+    found = figures.good.of(kind)
+    if not found or len(figures.good.names) < 2:
         return Ratios(figures.prompt, [])
     distances = np.array(list(found.values()))
     order = np.sort(distances, axis=1)
@@ -87,9 +90,9 @@ def factor(values: Sequence[float]) -> float:
     return max(1.0, sorted(values)[rank - 1])
 
 
-def limits(reach: Mapping[str, float], by: float) -> dict[str, float]:
+def limits(reached: Mapping[str, float], by: float) -> dict[str, float]:
     """Metric -> limit: the reach of known-good runs times a factor, two digits of it, rounded away from zero."""
-    return {name: _loose(name, value * by) for name, value in reach.items()}
+    return {name: _loose(name, value * by) for name, value in reached.items()}
 
 
 def _loose(name: str, value: float) -> float:
@@ -128,5 +131,14 @@ def p_value(score: float, population: Sequence[float]) -> float:
     return (1 + sum(other >= score for other in population)) / (1 + len(population))
 
 
-BASE_FACTOR = FACTOR
-"""The factor of the limits that hold on any stack: as everywhere (reference_impl/tolerance.py), not measured."""
+def seen(faults: Runs, given: Mapping[Kind, Mapping[str, float] | None]) -> list[bool]:
+    """Of every injected fault, whether it is outside the limits of parity or of drift. No picture is outside."""
+    return [
+        any(
+            not row[i] <= distance(name, (given[kind] or {})[name])
+            for kind in KINDS
+            for name, row in faults.of(kind).items()
+            if name in (given[kind] or {})
+        )
+        for i in range(len(faults.names))
+    ]

@@ -34,9 +34,8 @@ def known_good(case: GoldenCase, kind: Kind, dtype: str) -> Known | None:
     if record is None:
         return None
     populations = [one for one in stored(case.folder.parent) if one.stack.name in record.stacks]
-    if figures_of(case.name, dtype, populations) != {
-        name: digest for name, digest in record.figures.items() if name.endswith(f" {dtype}")
-    }:
+    held = {name: digest for name, digest in record.figures.items() if name.endswith(f" {dtype}")}
+    if not held or figures_of(case.name, dtype, populations) != held:
         return None
     by_case = pooled(populations, kind, dtype)
     every = [one for found in by_case.values() for one in found]

@@ -14,6 +14,8 @@ from benchmarks.harness.records import Status
 Kind = typing.Literal["parity", "drift"]
 """Against the reference at the same commit, or against the golden."""
 
+KINDS: tuple[Kind, ...] = ("parity", "drift")
+
 JUDGED: dict[bool, tuple[str, ...]] = {
     False: ("absmax", "share_over_0", "ssim_worst_tile", "flip_worst_tile", "latent_relative_l2", "latent_absmax"),
     True: ("p99_9", "mean", "bias", "bias_block", "psnr", "ssim_worst_tile", "flip_worst_tile", "latent_relative_l2"),

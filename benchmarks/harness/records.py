@@ -203,7 +203,7 @@ class KnownGood:
 
 @dataclass(frozen=True)
 class Golden:
-    """One picture judged: `against` the reference implementation (parity) or the approved golden (drift).
+    """One picture or answer judged: `against` the reference implementation (parity) or the approved golden (drift).
 
     metrics and limits share names; a metric without a limit is reported only. `reason` says what failed, `reproduce`
     is one line to type. pictures: "expected", "actual", "difference", "flip" (FLIP's error of every pixel),
@@ -215,10 +215,11 @@ class Golden:
     score       largest share of a limit that any metric used: over 1 is outside; None if nothing was judged
     p           share of known-good runs, this one among them, that used at least as much of their limits
     known_good  what the limits rest on; None for limits that were set by hand
+    texts       of a question about a picture: "expected" and "actual" answer; its picture is "input"
     """
 
     case: str
-    task: Literal["t2i", "img2img"]
+    task: Literal["t2i", "img2img", "understand"]
     prompt: str
     impl: str
     against: Literal["reference", "golden"]
@@ -240,6 +241,7 @@ class Golden:
     score: float | None = None
     p: float | None = None
     known_good: KnownGood | None = None
+    texts: dict[str, str] = field(default_factory=dict)
 
 
 Tier = Literal["op parity", "fp32 trace", "picture"]
@@ -495,13 +497,13 @@ def write_together(files: Mapping[Path, bytes]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a record, or a list or dict of records, as indented JSON. NaN is written as null."""
-    write_atomic(path, (json.dumps(_plain(value), indent=1, allow_nan=False) + "\n").encode())
+    write_atomic(path, (json.dumps(plain(value), indent=1, allow_nan=False) + "\n").encode())
 
 
 def append_line(path: Path, record: Any) -> None:
     """Append one record as one line of JSON in a single write."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(_plain(record), allow_nan=False) + "\n"
+    line = json.dumps(plain(record), allow_nan=False) + "\n"
     with path.open("ab") as file:
         file.write(line.encode())
 
@@ -563,13 +565,14 @@ def from_dict(kind: Any, value: Any) -> Any:
     return value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A record, or a list or dict of records, as what json writes; a number that is none is null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -1,0 +1,132 @@
+"""`motbench golden calibrate`: measure known-good runs, and set limits as a quantile of them."""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+
+import typer
+
+from motbench.golden.common import goldens_folder
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.harness.calibrate_files import Population
+    from benchmarks.harness.calibrate_propose import Change, Rates
+    from benchmarks.harness.golden_case import GoldenCase
+
+Opt = typer.Option
+DTYPES = ["float32", "bfloat16", "float16"]
+
+
+def calibrate(
+    case: typing.Annotated[list[str] | None, Opt(metavar="NAME", help="only this case; may be repeated")] = None,
+    device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
+    dtype: typing.Annotated[list[str], Opt(help="may be repeated; all three unless given")] = DTYPES,
+    runs: typing.Annotated[int, Opt(min=2, help="known-good runs of each case in each dtype")] = 40,
+    json: typing.Annotated[Path | None, Opt(metavar="FILE", help="write the figures")] = None,
+    figures: typing.Annotated[
+        list[Path] | None, Opt(metavar="FILE", help="figures that --json wrote elsewhere, instead of measuring here")
+    ] = None,
+    reason: typing.Annotated[str, Opt(help="set the limits, and why; kept with them. Without it nothing is set")] = "",
+) -> None:
+    """Measure how far known-good runs lie apart, show the limits that follow and, with --reason, set them.
+
+    Exit code 2, and nothing is set, in a dirty tree, if a rate was not measured, if the witness disagrees with the
+    golden, or if a change of the request or a fault that is no longer seen is not named in the reason.
+    """
+    from benchmarks.harness import calibrate_apply, calibrate_files, calibrate_propose, golden_accept
+    from benchmarks.harness.golden_case import read_cases
+
+    root = goldens_folder()
+    cases = read_cases(root, case)
+    by = golden_accept.approver(root.parent, reason, [one.name for one in cases]) if reason else None
+    if figures:
+        new = _read(figures)
+        cases = [one for one in cases if one.name in new.cases] if not case else cases
+    else:
+        new = _measured(root, cases, device, dtype, runs)
+    if json is not None:
+        calibrate_files.write(json, new)
+    dtypes = [name for name in DTYPES if any(name in new.cases.get(one.name, {}) for one in cases)]
+    stored = calibrate_files.stored(root)
+    same = next((one for one in stored if one.stack == new.stack), None)
+    whole = calibrate_files.joined_with_stored(root, new)
+    others = [one for one in stored if one.stack != new.stack]
+    changes = calibrate_propose.propose(cases, whole, others, dtypes)
+    _show(changes, calibrate_propose.rates([whole], dtypes), calibrate_propose.factors(whole, dtypes))
+    _show_reproduced(calibrate_files.differences(same, new))
+    if by is None:
+        print('no limit was changed; set them with --reason "..."')
+        return
+    calibrate_apply.apply(root, changes, [whole, *others], by)
+    print(f"set by {by.name} at {by.commit[:12]}: {by.reason}\nnow commit golden_images/")
+
+
+def _read(paths: Sequence[Path]) -> Population:
+    """Several files of one stack as one."""
+    from benchmarks.harness import calibrate_files
+
+    first, *rest = (calibrate_files.read(path) for path in paths)
+    for other in rest:
+        first = first.joined(other)
+    return first
+
+
+def _measured(root: Path, cases: Sequence[GoldenCase], device: str, dtypes: Sequence[str], runs: int) -> Population:
+    """Measure here. All cases decide which fault is injected into which, so that a part has the whole's."""
+    from rich.console import Console
+
+    from benchmarks.harness import calibrate, environment, images, stack
+    from benchmarks.harness.calibrate_files import Figures, Population
+    from benchmarks.harness.golden_case import read_cases
+    from motbench.implementation import one_thread_on_a_cpu, resolve
+
+    places = {name: resolve("reference", device, name)[1:] for name in dtypes}
+    place = places[dtypes[0]][0]
+    one_thread_on_a_cpu(place)
+    faults = calibrate.assigned(read_cases(root))
+    here = stack.here(place)
+    found: dict[str, dict[str, Figures]] = {}
+    with Console(stderr=True).status("measuring") as status:
+        for one in cases:
+            for name in dtypes:
+                task = calibrate.Task(one.on(here), place, places[name][1], runs, faults[one.name])
+                status.update(f"measuring {one.name} in {name}")
+                found.setdefault(one.name, {})[name] = calibrate.measure(task)
+            print(f"  measured {one.name}", flush=True)
+    commit = environment.git(root.parent, "rev-parse", "HEAD")
+    return Population(here, images.DEFINITION, environment.now(), commit, environment.here(), found)
+
+
+def _show(changes: Sequence[Change], rates: Rates, factors: dict[typing.Any, float]) -> None:
+    """Per kind and dtype the factor and the rate of false alarms; per case the limits that move."""
+    for (kind, dtype), factor in factors.items():
+        name = f"{kind} {dtype}"
+        runs, prompts = rates.alarms[name], rates.prompts[name]
+        measured = f"{runs.seen} of {runs.runs} known-good runs outside, at most {runs.high:.2%}" if runs.runs else ""
+        by = f"; {prompts.seen} of {prompts.runs} prompts, at most {prompts.high:.0%}" if runs.runs else ""
+        print(f"{name:16} limit {factor:.3f} x the farthest run; {measured or 'false alarms not measured'}{by}")
+    for change in changes:
+        for dtype, rate in change.detection.items():
+            before = change.detection_before[dtype]
+            seen = f"{rate.seen} of {rate.runs} faults seen, {before.seen} with the old limits"
+            print(f"  {change.case.name:24} {dtype:9} {seen}{_moved(change, dtype)}")
+
+
+def _moved(change: Change, dtype: str) -> str:
+    from benchmarks.harness.golden_limits import KINDS, distance
+
+    told = []
+    for kind in KINDS:
+        old, new = change.case.limits_of(kind, dtype) or {}, change.overlay[kind][dtype].given
+        pairs = [distance(name, limit) / distance(name, old[name]) for name, limit in new.items() if name in old]
+        told += [f"; {kind} limits {min(pairs):.2f} to {max(pairs):.2f} of the base's"] if pairs else []
+    return "".join(told)
+
+
+def _show_reproduced(differences: dict[str, float]) -> None:
+    if differences:
+        worst = max(differences, key=lambda name: differences[name])
+        print(f"against the stored figures: at most {differences[worst]:.2%} apart, in {worst}")
