@@ -14,14 +14,13 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import typing
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 import reference_impl
 from bagel.pipeline import BagelPipeline, GeneratedImage
-from benchmarks.harness.known_good import reordered
+from benchmarks.harness.known_good import Variant, libraries, reordered
 from benchmarks.harness.trace_errors import Known, SiteError, StepError, latents, relative, site_distances, step_figures
 from benchmarks.harness.trace_runs import Bench, Run, Wanted, within
 from reference_impl.contract import MoTOps
@@ -168,13 +167,17 @@ def _look(bench: Bench, impl: Subject, against: Subject, runs: int, step: int) -
 
 
 def known_good(bench: Bench, pipeline: BagelPipeline, truth: Run, wanted: Wanted, runs: int) -> Known:
-    """Measure the population: the reference, and `runs` reordered ones."""
+    """Measure the population: the reference, `runs` reordered ones, and PyTorch's own alternatives.
+
+    The last stand for what no op does: the autoencoder and the eye add up in another order on another thread count.
+    """
     trajectory = truth.free.x_t if truth.free else None
     sites, steps, error = [], [], ""
-    makers: list[Callable[[], MoTOps]] = [lambda: reference_impl.OPS]
-    makers += [lambda seed=seed: reordered(seed) for seed in range(runs)]  # type: ignore[misc]
-    for make in makers:
-        run = bench.run(pipeline, make, trajectory, wanted)
+    population = [Variant("reference", "reference", lambda: reference_impl.OPS), *libraries(bench.device)]
+    population += [Variant("moved", f"moved {seed}", lambda seed=seed: reordered(seed)) for seed in range(runs)]  # type: ignore[misc]
+    for variant in population:
+        with variant.settings():
+            run = bench.run(pipeline, variant.ops, trajectory, wanted)
         sites.append(site_distances(truth, run))
         steps.append(step_figures(bench.case, truth, run))
         error = error or run.error
