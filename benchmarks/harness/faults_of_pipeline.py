@@ -41,6 +41,11 @@ def guided(case: GoldenCase) -> bool:
     return bool(_guided_updates(ask.steps, ask.timestep_shift, ask.guidance))
 
 
+def renormalised(case: GoldenCase) -> bool:
+    """Whether the guided velocity may be shortened as far as its norm says; a lower bound may hide how it is taken."""
+    return guided(case) and case.request.guidance.renorm_min == 0
+
+
 def image_guided(case: GoldenCase) -> bool:
     """Whether image guidance is on too; without an input picture it does nothing."""
     return guided(case) and edited(case) and case.request.guidance.image_scale > 1
@@ -141,7 +146,7 @@ def _guidance_ends_early(setting: Setting, _: Place) -> Setting:
     return setting.with_guidance(interval=(float(last), max(float(last), ask.guidance.interval[1])))
 
 
-def _renormalised(setting: Setting, _: Place) -> Setting:
+def _renormalise(setting: Setting, _: Place) -> Setting:
     other = {"global": "channel", "channel": "global", "text_channel": "global"}
     return setting.with_guidance(renorm_type=other[setting.request.guidance.renorm_type])
 
@@ -261,7 +266,7 @@ PIPELINE_FAULTS = (
         guided,
     ),
     _picture_fault("guidance ends early", "it is off in the last update that has it", _guidance_ends_early, guided),
-    _picture_fault("renormalised otherwise", "over each token, or over everything", _renormalised, guided),
+    _picture_fault("renormalised otherwise", "over each token, or over everything", _renormalise, renormalised),
     _picture_fault(
         "no image guidance", "its scale is 1", lambda setting, _: setting.with_guidance(image_scale=1.0), image_guided
     ),

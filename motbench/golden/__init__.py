@@ -3,12 +3,16 @@
 import typer
 
 from motbench.golden.accept import accept
+from motbench.golden.calibrate import calibrate
 from motbench.golden.check import check
 from motbench.golden.listing import list_cases
 from motbench.golden.metrics import metrics
+from motbench.golden.selftest import selftest
 
 golden = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 golden.command("check")(check)
 golden.command("accept")(accept)
+golden.command("calibrate")(calibrate)
 golden.command("list")(list_cases)
 golden.command("metrics")(metrics)
+golden.command("selftest")(selftest)

@@ -1,0 +1,59 @@
+"""Which runs a self-test makes: every fault on every case in the full form, each once in the reduced one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.harness.fault import Fault
+from benchmarks.harness.golden_case import GoldenCase
+
+REQUESTS = 3
+"""Requests per case that good runs are made of: the case's own, and two with another prompt and seed."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is run on one case's bench: these faults, `draws` times each, and `good` draws of every good family.
+
+    request  0 is the case's own; others have another prompt and seed, and no faults
+    """
+
+    case: str
+    request: int
+    faults: tuple[str, ...]
+    draws: int
+    good: int
+
+
+def full(cases: Sequence[GoldenCase], faults: Sequence[Fault], draws: int, good_runs: int, families: int) -> list[Task]:
+    """Every fault on every case that can have it, and at least `good_runs` good runs over all cases and requests."""
+    good = math.ceil(good_runs / (len(cases) * REQUESTS * families))
+    tasks = []
+    for case in cases:
+        fitting = tuple(fault.name for fault in faults if fault.fits(case))
+        tasks.append(Task(case.name, 0, fitting, draws, good))
+        tasks += [Task(case.name, number, (), 0, good) for number in range(1, REQUESTS) if good]
+    return tasks
+
+
+def reduced(cases: Sequence[GoldenCase], faults: Sequence[Fault], draws: int, good_draws: int) -> list[Task]:
+    """Every fault on the cheapest case that can have it, and some good runs of those cases."""
+    chosen: dict[str, list[str]] = {}
+    for fault in faults:
+        case = next((case for case in sorted(cases, key=cost) if fault.fits(case)), None)
+        if case is not None:
+            chosen.setdefault(case.name, []).append(fault.name)
+    return [Task(name, 0, tuple(own), draws, good_draws) for name, own in chosen.items()]
+
+
+def cost(case: GoldenCase) -> tuple[int, str]:
+    """What a run of the case takes, in updates times pixels; equals are told apart by name."""
+    ask = case.request
+    height, width = ask.height or 0, ask.width or 0
+    if not height and case.approval is not None:
+        height, width = (int(side) for side in case.approval.rgb.split("x")[:2])
+    elif not height:
+        height = width = ask.vae_resize.max_size
+    return height * width * (ask.steps - 1), case.name
