@@ -229,7 +229,8 @@ def test_the_reference_beside_itself_is_identical(bench: Bench) -> None:
 def test_another_order_of_sums_is_compatible(bench: Bench, ops: MoTOps) -> None:
     found = traced(bench, ops)
     assert found.verdict == "compatible with reordering"
-    assert found.sentence == f"compatible with reordering (p = {found.p:.2g}, {1 + 4 + len(libraries(bench.device))} known-good runs)"
+    known = 1 + 4 + len(libraries(bench.device))
+    assert found.sentence == f"compatible with reordering (p = {found.p:.2g}, {known} known-good runs)"
     assert all(0 < difference < 1e-6 for difference in found.between)
 
 
