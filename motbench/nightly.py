@@ -50,7 +50,7 @@ def nightly(
     ] = 30,
 ) -> None:
     """Run the main job on HEAD to the end; leave with the verdict's exit code."""
-    from benchmarks.harness import doctor, environment, overlay, records
+    from benchmarks.harness import asv_runner, doctor, environment, overlay, records
     from motbench import summary
     from reports import retention, site
     from reports import verdict as judge
@@ -76,6 +76,7 @@ def nightly(
         records.write_json(night.folder / "verdict.json", verdict)
         retention.prune(night.results, keep)
         overlay.prune(root / ".asv" / "nightly", KEPT_COMMITS)
+        asv_runner.publish(root, night.results)
         page = site.build(night.results, night.results / "site")
         print(f"\n{summary.text(verdict)}\n\nreport: {page}")
     raise typer.Exit(records.EXIT_CODES[verdict.status])

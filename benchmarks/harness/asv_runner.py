@@ -2,7 +2,9 @@
 
 import os
 import re
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,25 @@ def run(root: Path, results: Path, folder: Path, bench: str = "", commit: str = 
     if code:
         return "not-measured", f"asv: {logged.why(code, folder / 'asv.log')}"
     return "pass", ""
+
+
+def publish(root: Path, results: Path) -> str:
+    """Build asv's own site of `results`/asv in `results`/asv-html; why there is none, or nothing. Loads no torch here.
+
+    asv's pages take their libraries from public networks and do not open from disk, so they are an extra.
+    """
+    root, results = root.resolve(), results.resolve()
+    if not any(results.glob("asv/*/*-*.json")):
+        return "there are no asv results"
+    with tempfile.TemporaryDirectory(dir=results, prefix=".publish-") as scratch:
+        config = Path(scratch) / "asv.conf.json"
+        write_json(config, configuration(root, results, Path(scratch)) | {"results_dir": str(results / "asv")})
+        command = [sys.executable, "-m", "asv", "publish", "--no-pull", "--config", str(config)]
+        done = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True, check=False
+        )
+    said = (done.stderr or done.stdout).strip().splitlines()
+    return "" if done.returncode == 0 else f"asv publish: {said[-1] if said else f'exit code {done.returncode}'}"
 
 
 def configuration(root: Path, results: Path, folder: Path) -> dict[str, Any]:
