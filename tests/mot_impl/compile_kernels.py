@@ -1,13 +1,11 @@
-"""Compile every fused kernel for sm_90 without a GPU and print one line of JSON per variant.
+"""Compile every fused kernel without a GPU, most of them for sm_90, and print one line of JSON per variant.
 
 A program, not a test: interpreted and compiled kernels cannot share a process. Run it without TRITON_INTERPRET.
 """
 
+import dataclasses
 import importlib
 import json
-import re
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,26 +15,31 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from mot_impl.compiled import SHARED_MEMORY, report
+from mot_impl.heuristic import ASYNCHRONOUS
 from mot_impl.linear import _linear_kernel
 from mot_impl.mlp import _gated_kernel
 from mot_impl.norm import WIDEST, HeadBlock, _norm_kernel
 from mot_impl.rotary import _qk_norm_rotary_kernel, _rotary_kernel
-from mot_impl.tiles import heuristic_tile
+from mot_impl.tiles import Tile, TileTable, heuristic_tile
 from reference_impl.contract import Problem
 
-TARGET = GPUTarget("cuda", 90, 32)
-ARCHITECTURE = "sm_90a"
-"""What Triton assembles for on that target: wgmma is in no plainer sm_90."""
+CHIPS = {"A100": 80, "H100": 90, "H200": 90, "B200": 100}
+"""Compute capability of the chips for which a tile file may be shipped."""
+
+ELSEWHERE = (80, 100)
+"""Other capabilities for which these kernels are declared (mot_impl.device.FIRST_CAPABILITY and newer)."""
 
 MODULES = ["linear", "mlp", "norm", "rotary"]
 NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+MATRIX = {"linear": _linear_kernel, "gated_linear": _gated_kernel}
 ALIGNED, ODD = 3584, 3600
 """A K that is a multiple of every block_k, and one that needs the masks."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One kernel with what is constant in it. `types` overrides the type of a parameter."""
+    """One kernel with what is constant in it, for one compute capability. `types` overrides a parameter's type."""
 
     kernel: triton.JITFunction
     dtype: torch.dtype
@@ -44,6 +47,7 @@ class Variant:
     constants: dict[str, Any]
     options: dict[str, int]
     types: dict[str, str] = field(default_factory=dict)
+    capability: int = 90
 
     def signature(self) -> dict[str, str]:
         """A pointer is of the variant's dtype, a size or stride is int32."""
@@ -65,25 +69,46 @@ class Variant:
 
 
 def variants() -> Iterator[Variant]:
-    """Every kernel in every dtype; every tile of the heuristic, and the masks with the largest."""
+    """Every kernel in every dtype; every tile of the heuristic, and the masks with the largest; every tuned tile; and
+    each kernel elsewhere, in bfloat16 with its largest tile."""
     for dtype in NAMES:
-        for op, kernel in (("linear", _linear_kernel), ("gated_linear", _gated_kernel)):
+        for op in MATRIX:
             # float16 has the tiles of bfloat16: its largest will do.
             few = () if dtype == torch.float16 else (1, 64, 512)
             for m, k in (*((m, ALIGNED) for m in few), (4098, ALIGNED), (4098, ODD)):
-                yield matrix_variant(op, kernel, dtype, m, k)
+                yield by_rule(op, dtype, m, k)
         yield from norm_variants(dtype)
+    yield from tuned_variants()
+    for capability in ELSEWHERE:
+        yield from (by_rule(op, torch.bfloat16, 4098, ALIGNED, capability) for op in MATRIX)
+        for variant in norm_variants(torch.bfloat16):
+            yield dataclasses.replace(variant, capability=capability)
 
 
-def matrix_variant(op: str, kernel: triton.JITFunction, dtype: torch.dtype, m: int, k: int) -> Variant:
+def by_rule(op: str, dtype: torch.dtype, m: int, k: int, capability: int = 90) -> Variant:
     """A matrix kernel as the heuristic would launch it for M rows."""
-    tile = heuristic_tile(Problem(op, m, 3584, k, dtype, torch.device("cpu")))
+    problem = Problem(op, m, 3584, k, dtype, torch.device("cpu"))
+    tile = heuristic_tile(problem, SHARED_MEMORY[capability], capability // 10 in ASYNCHRONOUS)
+    return matrix_variant(op, dtype, k, tile, capability)
+
+
+def tuned_variants() -> Iterator[Variant]:
+    """Every plain tile in the package's tile files, on the chip that it was measured on."""
+    for file in TileTable.load(None).files:
+        capability = next(value for chip, value in CHIPS.items() if chip in file.device.split("_"))
+        for key, _, tile in file.entries:
+            if tile.kind == "gather":
+                yield matrix_variant(key.op, getattr(torch, key.dtype), key.k, tile, capability)
+
+
+def matrix_variant(op: str, dtype: torch.dtype, k: int, tile: Tile, capability: int) -> Variant:
+    """A matrix kernel with a tile, K constant in it."""
     constants = {
         "K": k, "HAS_BIAS": True, "GROUP_M": tile.group_m,
         "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k,
     }  # fmt: skip
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
-    return Variant(kernel, dtype, f"{tile} K={k}", constants, options, {"rows_ptr": "*i64"})
+    return Variant(MATRIX[op], dtype, f"{tile} K={k}", constants, options, {"rows_ptr": "*i64"}, capability)
 
 
 def norm_variants(dtype: torch.dtype) -> Iterator[Variant]:
@@ -98,26 +123,16 @@ def norm_variants(dtype: torch.dtype) -> Iterator[Variant]:
 
 
 def compiled(variant: Variant) -> dict[str, Any]:
-    """Compile, then ask ptxas for what only the driver would tell otherwise."""
+    """Compile, then ask the assembler for what only the driver would tell otherwise."""
     source = ASTSource(variant.kernel, variant.signature(), variant.constants, variant.attributes())
-    binary = triton.compile(source, target=TARGET, options=variant.options)
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as ptx:
-        ptx.write(binary.asm["ptx"])
-        ptx.flush()
-        command = [triton.knobs.nvidia.ptxas.path, "-v", f"--gpu-name={ARCHITECTURE}", ptx.name, "-o", "/dev/null"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said)
-    registers = re.search(r"Used (\d+) registers", said)
-    if spills is None or registers is None:
-        raise ValueError(f"ptxas said nothing of registers and spills: {said}")
-    return {
+    binary = triton.compile(source, target=GPUTarget("cuda", variant.capability, 32), options=variant.options)
+    made, ptx = report(binary, variant.capability), binary.asm["ptx"]
+    return dataclasses.asdict(made) | {
         "kernel": variant.kernel.__name__,
-        "variant": f"{variant.kernel.__name__} {NAMES[variant.dtype]} {variant.label}",
-        "spilled_bytes": int(spills[1]) + int(spills[2]),
-        "registers": int(registers[1]),
-        "shared_bytes": binary.metadata.shared,
-        "tensor_cores": "wgmma" in binary.asm["ptx"] or "mma.sync" in binary.asm["ptx"],
-        "tf32": "tf32" in binary.asm["ptx"],
+        "variant": f"{variant.kernel.__name__} {NAMES[variant.dtype]} sm_{variant.capability} {variant.label}",
+        "capability": variant.capability,
+        "tensor_cores": any(product in ptx for product in ("wgmma", "mma.sync", "tcgen05.mma")),
+        "tf32": "tf32" in ptx,
     }
 
 

@@ -1,4 +1,4 @@
-"""Every kernel compiles for sm_90 on a machine without a GPU, spills nothing and fits the shared memory."""
+"""Every kernel compiles on a machine without a GPU, for every chip it is declared for, spills nothing and fits."""
 
 import json
 import os
@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-SHARED_MEMORY = 232_448
-"""Bytes that one block may use on sm_90."""
+SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448}
+"""Bytes that one block may use, by compute capability."""
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,12 +41,18 @@ def test_every_kernel_is_compiled_in_every_dtype(compiled):
     assert names == {(kernel, dtype) for kernel in compiled.kernels for dtype in ("fp32", "fp16", "bf16")}
 
 
+def test_every_kernel_is_compiled_for_every_chip(compiled):
+    found = {(one["kernel"], one["capability"]) for one in compiled.variants}
+    assert found == {(kernel, capability) for kernel in compiled.kernels for capability in SHARED_MEMORY}
+
+
 def test_no_kernel_spills_registers(compiled):
     assert {one["variant"]: one["spilled_bytes"] for one in compiled.variants if one["spilled_bytes"]} == {}
 
 
 def test_every_kernel_fits_the_shared_memory(compiled):
-    assert {one["variant"] for one in compiled.variants if one["shared_bytes"] > SHARED_MEMORY} == set()
+    too_large = {one["variant"] for one in compiled.variants if one["shared_bytes"] > SHARED_MEMORY[one["capability"]]}
+    assert too_large == set()
 
 
 def test_float32_never_becomes_tf32(compiled):
@@ -58,3 +64,12 @@ def test_half_precision_multiplies_on_tensor_cores(compiled, dtype):
     matrix = [one for one in compiled.variants if " K=" in one["variant"]]
     slow = {one["variant"] for one in matrix if f" {dtype} " in one["variant"] and not one["tensor_cores"]}
     assert (len(matrix) > 0, slow) == (True, set())
+
+
+def test_large_tiles_on_sm_90_multiply_asynchronously_and_never_one_after_the_other(compiled):
+    large = {
+        one["variant"]: (one["wgmma"] > 0, one["serialised"])
+        for one in compiled.variants
+        if one["capability"] == 90 and " 128x" in one["variant"] and " fp32 " not in one["variant"]
+    }
+    assert (len(large) > 0, {name: found for name, found in large.items() if found != (True, False)}) == (True, {})
