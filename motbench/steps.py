@@ -7,6 +7,7 @@ PACKAGES (the overlay of one commit) and the ruler from the checkout ROOT; anyth
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import typing
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from motbench.implementation import one_thread_on_a_cpu
 if typing.TYPE_CHECKING:
     import torch
 
+    from benchmarks.harness.golden_answers import AnswerCase
     from benchmarks.harness.golden_case import GoldenCase
     from benchmarks.harness.records import Status
 
@@ -79,9 +81,11 @@ def parity(folder: Path) -> Status:
     from benchmarks.harness.impls import load_impl
     from benchmarks.harness.inputs import BAGEL_CASES, CASES
     from benchmarks.harness.records import append_line
+    from motbench.implementation import say_if_untuned
 
     ops = load_impl("fused")
     device, dtypes = _places()
+    say_if_untuned(device, dtypes[0])
     cases = [*CASES.values(), *(BAGEL_CASES.values() if device.type == "cuda" else ())]
     ok: list[bool] = []
     for dtype in dtypes:
@@ -100,24 +104,27 @@ def parity(folder: Path) -> Status:
 
 
 def golden(folder: Path) -> Status:
-    """Pictures: the reference on every golden case; fused on all of them on a GPU, on the short ones interpreted.
+    """Pictures and answers: the reference on every golden case; fused on all on a GPU, on the short ones interpreted.
 
     Raises, when every other case has been judged, what is wrong with a case.json.
     """
     import reference_impl
     from benchmarks.harness import goldens
+    from benchmarks.harness.golden_answers import check_answers
     from benchmarks.harness.golden_case import GOLDENS
     from benchmarks.harness.records import append_line
     from motbench.implementation import resolve
 
     device, _ = _places()
     fused_in = ("float32", "bfloat16") if device.type == "cuda" else ("float32",)
-    cases, broken = _golden_cases(Path(GOLDENS))
+    cases, questions, broken = _golden_cases(Path(GOLDENS))
     statuses: list[Status] = []
     for impl, dtype in [("reference", "float32"), *(("fused", name) for name in fused_in)]:
         ops, device, torch_dtype = resolve(impl, device.type, dtype)
         plan = goldens.Plan(impl, ops, reference_impl.OPS, device, torch_dtype)
-        for result in goldens.check_all(goldens.selected(cases, impl, device), plan, folder):
+        pictures = goldens.check_all(goldens.selected(cases, impl, device), plan, folder)
+        answers = check_answers(goldens.selected(questions, impl, device), plan, folder)
+        for result in itertools.chain(pictures, answers):
             append_line(folder / "golden.jsonl", result)
             statuses.append(result.status)
             line = f"  {result.case:24} {impl:9} {dtype:8} against {result.against:9} {result.status:12}"
@@ -128,21 +135,40 @@ def golden(folder: Path) -> Status:
     return next((status for status in order if status in statuses), "pass" if statuses else "not-measured")
 
 
-def _golden_cases(goldens: Path) -> tuple[list[GoldenCase], list[Exception]]:
-    """Every case that can be read, and what is wrong with the others."""
+def _golden_cases(goldens: Path) -> tuple[list[GoldenCase], list[AnswerCase], list[Exception]]:
+    """Every case that can be read, those that make a picture and those that ask, and what is wrong with the others."""
+    from benchmarks.harness.golden_answers import read_answer_case
     from benchmarks.harness.golden_case import read_case
+    from benchmarks.harness.golden_folders import asks, case_folders
 
     cases: list[GoldenCase] = []
+    questions: list[AnswerCase] = []
     broken: list[Exception] = []
-    for folder in sorted(path for path in goldens.iterdir() if path.is_dir()):
+    for folder in case_folders(goldens):
         try:
-            cases.append(read_case(folder))
+            if asks(folder):
+                questions.append(read_answer_case(folder))
+            else:
+                cases.append(read_case(folder))
         except (OSError, ValueError) as error:
             broken.append(error)
-    return cases, broken
+    return cases, questions, broken
 
 
-STEPS = {"conformance": conformance, "parity": parity, "golden": golden}
+def selftest(folder: Path) -> Status:
+    """The gate's own test, reduced: every injected fault once, into what is judged here."""
+    from benchmarks.harness.records import write_json
+    from motbench.golden.selftest import Chosen, Judged, examine, sentence
+
+    device, _ = _places()
+    judged = Judged("fused", "cuda", "bfloat16") if device.type == "cuda" else Judged("reference", "cpu", "float32")
+    found = examine(judged, Chosen(full=False))
+    write_json(folder / "selftest.json", found)
+    print(f"  {sentence(found)}", flush=True)
+    return found.status
+
+
+STEPS = {"conformance": conformance, "parity": parity, "golden": golden, "selftest": selftest}
 
 
 def _places() -> tuple[torch.device, list[torch.dtype]]:

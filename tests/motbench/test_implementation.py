@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from motbench.implementation import one_thread_on_a_cpu, resolve
+from mot_impl.tiles import Tile, TileTable, TuneFile, TuneKey
+from motbench.implementation import one_thread_on_a_cpu, resolve, untuned
 
 
 def test_names_become_ops_device_and_dtype() -> None:
@@ -40,3 +41,26 @@ def test_only_a_cpu_gets_one_thread(device: str, threads: int) -> None:
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+ENTRY = (TuneKey("linear", "bfloat16", 4608, 3584), 1026, Tile(128, 256, 64, 8, 3))
+TABLE = TileTable((TuneFile("tuned", "NVIDIA_H100_80GB_HBM3.json", "NVIDIA_H100_80GB_HBM3", (ENTRY,)),))
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype"),
+    [("NVIDIA H200", torch.bfloat16), ("NVIDIA H100 80GB HBM3", torch.float16)],
+    ids=["device", "dtype"],
+)
+def test_tiles_that_nobody_tuned_are_said_with_the_cure(device: str, dtype: torch.dtype) -> None:
+    told = untuned(TABLE, device, dtype)
+    assert (device in told, f"--dtype {str(dtype)[6:]}" in told) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype"),
+    [("NVIDIA H100 80GB HBM3", torch.bfloat16), ("NVIDIA H800", torch.bfloat16), ("NVIDIA H200", torch.float32)],
+    ids=["tuned", "the-chip-was", "float32-has-none"],
+)
+def test_nothing_is_said_of_other_tiles(device: str, dtype: torch.dtype) -> None:
+    assert untuned(TABLE, device, dtype) == ""
