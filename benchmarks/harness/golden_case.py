@@ -21,15 +21,15 @@ from bagel.pipeline import BagelPipeline, Guidance, ImageRequest
 from bagel.transforms import Resize
 from benchmarks.harness import images, records
 from benchmarks.harness.golden_approval import Approval, LimitsRecord, Overlay, edited, overlay_json
+from benchmarks.harness.golden_folders import CASE as CASE
+from benchmarks.harness.golden_folders import GOLDENS as GOLDENS
+from benchmarks.harness.golden_folders import INPUT as INPUT
+from benchmarks.harness.golden_folders import asks, case_folders, facts_of, refused_in_one_line, request_sha256
 from benchmarks.harness.golden_limits import Kind, Limits
 from benchmarks.harness.images import RGB
 from benchmarks.harness.stack import BASE, Stack
 
-FORMAT = 1
-"""Version of case.json."""
-
-GOLDENS = "golden_images"
-CASE, EXPECTED, INPUT, STACKS = "case.json", "expected.png", "input.png", "stacks"
+EXPECTED, STACKS = "expected.png", "stacks"
 
 
 @dataclass(frozen=True)
@@ -204,52 +204,41 @@ def _changed(held: typing.Mapping[str, tuple[str, str]]) -> str:
 
 
 def read_cases(goldens: Path, names: typing.Sequence[str] | None = None) -> list[GoldenCase]:
-    """The cases of a folder of goldens, by name; all of them for None or nothing.
+    """The cases of a folder of goldens that make a picture, by name; all of them for None or nothing.
 
-    Raises OSError or ValueError for a case that cannot be read, an unknown name, and a folder without cases.
+    Raises OSError or ValueError for a case that cannot be read, an unknown name, one that is named and asks for text
+    (golden_answers), and a folder without cases.
     """
-    folders = {folder.name: folder for folder in sorted(goldens.iterdir()) if folder.is_dir()}
-    if unknown := [name for name in names or () if name not in folders]:
-        raise ValueError(f"golden case {', '.join(unknown)} is unknown; {goldens} has {', '.join(folders)}")
-    if not folders:
-        raise ValueError(f"{goldens} holds no golden case; docs/golden-images.md says how to add one")
-    return [read_case(folders[name]) for name in names or folders]
+    folders = case_folders(goldens, names)
+    if names and (texts := [folder.name for folder in folders if asks(folder)]):
+        raise ValueError(f"golden case {', '.join(texts)} asks a question and makes no picture; name another case")
+    return [read_case(folder) for folder in folders if not asks(folder)]
+
+
+FIELDS = {"format", "exercises", "interpreter", "request", "limits", "limits_record", "provenance"}
 
 
 def read_case(folder: Path) -> GoldenCase:
     """One case. Raises OSError, or ValueError naming the file and what is wrong in it."""
-    path = folder / CASE
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-            found = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
-            raise ValueError(f"format is {found!r} but must be {FORMAT}")
+    with refused_in_one_line(folder / CASE):
+        facts = facts_of(folder / CASE, FIELDS)
         case = GoldenCase(
             folder=folder,
             exercises=str(facts["exercises"]),
             interpreter=records.from_dict(bool, facts["interpreter"]),
             request=records.from_dict(Request, facts["request"]),
-            request_sha256=hashlib.sha256(json.dumps(facts["request"], sort_keys=True).encode()).hexdigest(),
+            request_sha256=request_sha256(facts),
             limits=records.from_dict(dict[str, dict[str, Limits]], facts["limits"]),
             approval=records.from_dict(Approval | None, facts["provenance"]),
             limits_record=records.from_dict(LimitsRecord | None, facts.get("limits_record")),
             overlays=_overlays(folder),
         )
-        _check(case, set(facts))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} does not exist, but every folder beside it is a golden case") from error
-    except KeyError as error:
-        raise ValueError(f"{path} lacks {error}; docs/golden-images.md lists the fields") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no golden case: {error}; docs/golden-images.md lists the fields") from error
+        _check(case)
     return case
 
 
-def _check(case: GoldenCase, fields: set[str]) -> None:
+def _check(case: GoldenCase) -> None:
     """What the types do not say."""
-    known = {"format", "exercises", "interpreter", "request", "limits", "limits_record", "provenance"}
-    if unknown := fields - known:
-        raise ValueError(f"unknown fields {sorted(unknown)}")
     if set(case.limits) != set(typing.get_args(Kind)):
         raise ValueError(f"limits are given for {sorted(case.limits)} but must be for parity and drift")
     if wrong := edited(case.limits, case.limits_record):

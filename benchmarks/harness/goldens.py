@@ -84,7 +84,22 @@ class Finding:
         return found | latent_values(self.latents)
 
 
-def selected(cases: Iterable[GoldenCase], impl: str, device: torch.device) -> list[GoldenCase]:
+class Selectable(typing.Protocol):
+    """A case that makes a picture, or one that asks (golden_answers)."""
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+
+    @property
+    def interpreter(self) -> bool:
+        """Whether it is short enough for fused kernels in the interpreter."""
+
+
+Case = typing.TypeVar("Case", bound=Selectable)
+
+
+def selected(cases: Iterable[Case], impl: str, device: torch.device) -> list[Case]:
     """The cases that an implementation is judged on: on a CPU, where fused is interpreted, it gets the short ones."""
     interpreted = impl == FUSED and device.type == "cpu"
     return [case for case in cases if case.interpreter or not interpreted]
@@ -220,9 +235,9 @@ def latent_values(errors: list[LatentError]) -> dict[str, float]:
     }
 
 
-def reproduce(case: GoldenCase, plan: Plan) -> str:
+def reproduce(case: str, plan: Plan) -> str:
     """One line that judges this case again."""
-    words = ("motbench", "golden", "check", "--case", case.name, "--impl", plan.impl)
+    words = ("motbench", "golden", "check", "--case", case, "--impl", plan.impl)
     return shlex.join((*words, "--device", plan.device.type, "--dtype", plan.dtype_name))
 
 
@@ -237,6 +252,7 @@ def _record(case: GoldenCase, plan: Plan, against: Against, finding: Finding, ou
     limits = case.limits_of(kind, plan.dtype_name)
     stem = "-".join((case.name, plan.impl, plan.dtype_name, "against", against))
     pictures, amplified = _draw(finding, out, stem)
+    pictures = _draw_input(case, out) | pictures
     identical = found is not None and found.identical
     used, known = score(finding.values, limits or {}), known_good(case, kind, plan.dtype_name)
     p = None if known is None or used is None else known.p(used)
@@ -249,7 +265,7 @@ def _record(case: GoldenCase, plan: Plan, against: Against, finding: Finding, ou
         against=against,
         status=finding.status,
         reason=finding.reason,
-        reproduce=reproduce(case, plan),
+        reproduce=reproduce(case.name, plan),
         metrics=finding.values,
         limits=limits or {},
         metric_versions={} if found is None else found.versions,
@@ -266,6 +282,19 @@ def _record(case: GoldenCase, plan: Plan, against: Against, finding: Finding, ou
         p=p,
         known_good=basis,
     )
+
+
+def _draw_input(case: GoldenCase, out: Path) -> dict[str, str]:
+    """Write the picture that is edited below out/pictures, if there is one."""
+    try:
+        source = case.input()
+    except (OSError, ValueError):
+        return {}  # the finding says why
+    if source is None:
+        return {}
+    path = f"pictures/{case.name}-input.png"
+    images.write_png(out / path, source)
+    return {"input": path}
 
 
 def _draw(finding: Finding, out: Path, stem: str) -> tuple[dict[str, str], int]:

@@ -12,6 +12,7 @@ from motbench.golden.common import goldens_folder, plan_of
 
 if typing.TYPE_CHECKING:
     from benchmarks.harness.golden_accept import Proposal
+    from benchmarks.harness.golden_answers import AnswerProposal
 
 Opt = typer.Option
 
@@ -22,27 +23,32 @@ def accept(
     impl: typing.Annotated[str, Opt(help="what makes the picture")] = "reference",
     device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
 ) -> None:
-    """Approve today's pictures as the golden ones, if the reference in a wider dtype confirms them.
+    """Approve today's pictures and answers as the golden ones, if the reference in a wider dtype confirms them.
 
     Exit code 0 if all were accepted, 1 if one was not confirmed (nothing is written then), 2 for no reason or a dirty
     tree.
     """
-    from benchmarks.harness import golden_accept
-    from benchmarks.harness.golden_case import read_cases
+    from benchmarks.harness import golden_accept, golden_answers
 
     root = goldens_folder()
-    cases = read_cases(root, case)
-    by = golden_accept.approver(root.parent, reason, [one.name for one in cases])
+    pictures, questions = golden_answers.read_all(root, case)
+    by = golden_accept.approver(
+        root.parent, reason, [*(one.name for one in pictures), *(one.name for one in questions)]
+    )
     plan = plan_of(impl, device, "float32")
     _prove_origin(root.parent)
-    proposals = []
-    for one in cases:
+    proposals, answers = [], []
+    for one in pictures:
         proposals.append(golden_accept.propose(one, plan))
         print(_proposal_line(proposals[-1]), flush=True)
-    if any(proposal.refusal for proposal in proposals):
+    for question in questions:
+        answers.append(golden_answers.propose_answer(question, plan))
+        print(_answer_line(answers[-1]), flush=True)
+    if any(one.refusal for one in proposals) or any(one.refusal for one in answers):
         print("nothing was accepted")
         raise typer.Exit(Exit.REGRESSED)
     golden_accept.accept(proposals, by)
+    golden_answers.accept_answers(answers, by)
     print(f"accepted by {by.name} at {by.commit[:12]}: {by.reason}\nnow commit golden_images/")
 
 
@@ -67,3 +73,10 @@ def _proposal_line(proposal: Proposal) -> str:
         moved = f"against the old golden absmax {change['absmax']:.0f}, {similar}"
     confirmed = f"{proposal.witness} confirms it, absmax {proposal.agreed.values['absmax']:.0f}"
     return f"  {proposal.case.name}: {confirmed}; {moved}"
+
+
+def _answer_line(proposal: AnswerProposal) -> str:
+    if proposal.refusal:
+        return f"  refused: {proposal.refusal}"
+    lead = f"its best token ahead by {proposal.confirmed.lead:.3g} or more"
+    return f"  {proposal.case.name}: {proposal.made.text!r}; {proposal.witness} confirms it, {lead}"

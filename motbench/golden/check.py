@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import typing
 from pathlib import Path
@@ -40,7 +41,7 @@ def check(
     out: typing.Annotated[Path, Opt(metavar="DIR", help="where pictures/ goes")] = OUT,
     json: typing.Annotated[Path | None, Opt(metavar="FILE", help="also write all records as JSON")] = None,
 ) -> None:
-    """Judge golden cases: against the reference (parity) and the approved picture (drift).
+    """Judge golden cases: against the reference (parity) and the approved picture or answer (drift).
 
     On a CPU the fused kernels are interpreted and get the short cases, unless --case names others. Exit code 0 if all
     are within their limits, 1 if one is not, 4 if one could not be measured.
@@ -48,19 +49,21 @@ def check(
     from rich.console import Console
 
     from benchmarks.harness import goldens, records
-    from benchmarks.harness.golden_case import read_cases
+    from benchmarks.harness.golden_answers import check_answers, read_all
 
     root = goldens_folder()
     console, waiting = Console(), Console(stderr=True)
     plans = [plan_of(name, device, dtype, tiles) for name in ([impl] if impl else ["reference", "fused"])]
-    cases = read_cases(root, case)
+    pictures, questions = read_all(root, case)
     results: list[Golden] = []
     left: list[str] = []
     for plan in plans:
-        chosen = cases if case else goldens.selected(cases, plan.impl, plan.device)
-        left += [f"{plan.impl} {one.name}" for one in cases if one not in chosen]
+        chosen = pictures if case else goldens.selected(pictures, plan.impl, plan.device)
+        asked = questions if case else goldens.selected(questions, plan.impl, plan.device)
+        left += [f"{plan.impl} {one.name}" for one in pictures if one not in chosen]
+        left += [f"{plan.impl} {one.name}" for one in questions if one not in asked]
         with waiting.status(f"judging {plan.impl}") as status:
-            for result in goldens.check(chosen, plan, out):
+            for result in itertools.chain(goldens.check(chosen, plan, out), check_answers(asked, plan, out)):
                 results.append(result)
                 status.update(f"judging {plan.impl}: {len({r.case for r in results})} cases done")
                 print(_line(result), flush=True)

@@ -83,6 +83,6 @@ def test_a_golden_case_that_cannot_be_read_leaves_the_others(tmp_path: Path) -> 
     for name in ("t2i-unguided", "t2i-base"):
         shutil.copytree(ROOT / "golden_images" / name, tmp_path / name)
     (tmp_path / "t2i-base/case.json").write_text("{")
-    cases, broken = steps._golden_cases(tmp_path)
+    cases, _, broken = steps._golden_cases(tmp_path)
     assert [case.name for case in cases] == ["t2i-unguided"]
     assert [str(tmp_path / "t2i-base/case.json") in str(error) for error in broken] == [True]
