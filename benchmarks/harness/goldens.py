@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 import shlex
 import time
 import typing
@@ -18,8 +17,10 @@ import torch
 from bagel.pipeline import BagelPipeline, GeneratedImage
 from benchmarks.harness import images, stack
 from benchmarks.harness.golden_case import EXPECTED, GoldenCase
+from benchmarks.harness.golden_draw import draw
 from benchmarks.harness.golden_known import known_good
 from benchmarks.harness.golden_limits import Kind, judge, score
+from benchmarks.harness.golden_locate import Locator
 from benchmarks.harness.golden_words import same, words
 from benchmarks.harness.images import RGB
 from benchmarks.harness.impls import FUSED, said
@@ -136,16 +137,17 @@ def _judged(
     goldens: Iterable[tuple[GoldenCase, Made]], plan: Plan, out: Path, paint: Callable[[MoTOps, Plan], Painter]
 ) -> Iterator[Golden]:
     judged, witness = paint(plan.ops, plan), paint(plan.witness, plan)
+    locate = Locator(plan.impl, plan.ops, plan.witness, plan.device, plan.dtype)
     for case, golden in goldens:
         start = time.perf_counter()
         made = judged(case)
         if plan.ops is not plan.witness:
             reference = witness(case)
             finding = _valid(compare(reference, made, case.limits_of("parity", plan.dtype_name)), case, "parity", plan)
-            yield _record(case, plan, "reference", finding, out, start)
+            yield locate(_record(case, plan, "reference", finding, out, start), case)
             start = time.perf_counter()
         finding = _valid(compare(golden, made, case.limits_of("drift", plan.dtype_name)), case, "drift", plan)
-        yield _record(case, plan, "golden", finding, out, start)
+        yield locate(_record(case, plan, "golden", finding, out, start), case)
 
 
 def _valid(finding: Finding, case: GoldenCase, kind: Kind, plan: Plan) -> Finding:
@@ -251,7 +253,7 @@ def _record(case: GoldenCase, plan: Plan, against: Against, finding: Finding, ou
     kind, found = KINDS[against], finding.comparison
     limits = case.limits_of(kind, plan.dtype_name)
     stem = "-".join((case.name, plan.impl, plan.dtype_name, "against", against))
-    pictures, amplified = _draw(finding, out, stem)
+    pictures, amplified = draw(finding.expected, finding.actual, found, out, stem)
     pictures = _draw_input(case, out) | pictures
     identical = found is not None and found.identical
     used, known = score(finding.values, limits or {}), known_good(case, kind, plan.dtype_name)
@@ -295,19 +297,3 @@ def _draw_input(case: GoldenCase, out: Path) -> dict[str, str]:
     path = f"pictures/{case.name}-input.png"
     images.write_png(out / path, source)
     return {"input": path}
-
-
-def _draw(finding: Finding, out: Path, stem: str) -> tuple[dict[str, str], int]:
-    """Write the pictures that there are below out/pictures: their names and paths, and the difference's factor."""
-    expected, actual, factor = finding.expected, finding.actual, 1
-    drawn = {name: picture for name, picture in (("expected", expected), ("actual", actual)) if picture is not None}
-    if expected is not None and actual is not None and expected.shape == actual.shape:
-        drawn["difference"], factor = images.amplified(expected, actual)
-        titled = {f"difference x {factor}" if name == "difference" else name: drawn[name] for name in drawn}
-        drawn["side by side"] = images.side_by_side(titled)
-    if finding.comparison is not None and finding.comparison.flip is not None:
-        drawn["flip"] = images.heat(finding.comparison.flip)
-    paths = {name: f"pictures/{re.sub(r'[^a-zA-Z0-9_.-]+', '_', f'{stem}-{name}')}.png" for name in drawn}
-    for name, path in paths.items():
-        images.write_png(out / path, drawn[name])
-    return paths, factor
