@@ -82,6 +82,7 @@ def _add_common(one: argparse.ArgumentParser) -> None:
     one.add_argument("--processes", type=int, default=12, help="that draw scenes; 0: this one")
     one.add_argument("--tiny", action="store_true", help="the tests' sizes")
     one.add_argument("--compile", action="store_true", help="torch.compile of what takes the time")
+    one.add_argument("--no-graphs", action="store_true", help="launch a step's kernels one by one, to see them fail")
     one.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN time its kernels for each new shape")
 
 
@@ -122,7 +123,7 @@ def _run(a: argparse.Namespace) -> Any:
         torch.backends.cudnn.benchmark = a.cudnn_benchmark
         # cuDNN's attention builds a plan for each new shape; the masked kernel of PyTorch needs none.
         torch.backends.cuda.enable_cudnn_sdp(False)
-    return Run(a.folder, a.minutes, a.steps, a.seed, torch.device(a.device), started=STARTED)
+    return Run(a.folder, a.minutes, a.steps, a.seed, torch.device(a.device), captured=not a.no_graphs, started=STARTED)
 
 
 def _sizes(a: argparse.Namespace) -> Any:

@@ -49,9 +49,12 @@ class AutoencoderStage:
         self.optimizer = Optimizer(model, set(), 0.0, options.rate)
         self.half = torch.compile(half_of, dynamic=False) if options.compiled else half_of
 
-    def losses(self, step: int) -> dict[str, Tensor]:
+    def prepare(self, step: int) -> str:
+        """Every step is of one kind, and needs nothing of the host."""
+        return "square"
+
+    def losses(self, kind: str, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean absolute error, edge error and divergence of a batch."""
-        generator = torch.Generator(self.run.device).manual_seed(self.run.seed * 1_000_003 + step)
         return self.errors(self.pictures(generator), generator)
 
     def pictures(self, generator: torch.Generator) -> Tensor:

@@ -5,16 +5,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from training.files import append_json, load_state, save_state
-from training.optim import Optimizer, Schedule
+from training.optim import Schedule
+from training.steps import Stage, Steps
 
-SETTLED = 30
-"""Steps of a call before its speed is measured: kernels are chosen, caches fill."""
+SETTLED = 40
+"""Steps of a call before its speed is measured: kernels are chosen, caches fill, each kind of step is captured."""
 EARLY = (1, 10)
 """Steps of a call that are logged whatever their number: the first one tells how long it took to get there."""
 RESERVE = 8.0
@@ -28,6 +29,7 @@ class Run:
     folder   holds its state, its log and what it makes
     minutes  of wall clock for this call, counted from `started`, a reading of time.monotonic()
     steps    of the whole plan; if None, as many as fit into the minutes, measured on the way
+    captured replay steps as CUDA graphs, on a GPU
     """
 
     folder: Path
@@ -35,19 +37,10 @@ class Run:
     steps: int | None
     seed: int
     device: torch.device
+    captured: bool = True
     log_every: int = 50
     save_seconds: float = 60.0
     started: float = 0.0
-
-
-class Stage(Protocol):
-    """What the loop needs of a stage."""
-
-    optimizer: Optimizer
-
-    def losses(self, step: int) -> dict[str, Tensor]:
-        """The weighted terms of one step, which depend on the seed and the step alone; their sum is minimised."""
-        ...
 
 
 def train(stage: Stage, run: Run, clock: Callable[[], float] = time.monotonic) -> bool:
@@ -57,12 +50,11 @@ def train(stage: Stage, run: Run, clock: Callable[[], float] = time.monotonic) -
     model or seed, and if a loss is not finite: what was saved before that stays.
     """
     step, total = _resume(stage, run)
+    steps = Steps(stage, run.seed, run.device, run.captured)
     began, first, saved = clock(), step, clock()
     deadline = run.started + 60 * run.minutes - RESERVE
     while step < total and clock() < deadline:
-        losses = stage.losses(step)
-        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-        stage.optimizer.step(Schedule(total).factor(step), step)
+        losses = steps(step, Schedule(total).factor(step))
         step += 1
         done = step - first
         if done == SETTLED:

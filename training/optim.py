@@ -42,24 +42,41 @@ class Optimizer:
         self.momentum = {name: torch.zeros_like(p) for name, p in self.matrices.items()}
         self.others = {name: p for name, p in self.parameters.items() if name not in matrices}
         on_gpu = next(iter(self.parameters.values())).is_cuda
+        device = next(iter(self.parameters.values())).device
+        # On a GPU the update may be captured, so what changes from step to step lies in tensors there.
         self.adam = torch.optim.AdamW(
-            self.others.values(), lr=adam_rate, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY, fused=on_gpu
+            self.others.values(),
+            lr=torch.tensor(adam_rate, device=device) if on_gpu else adam_rate,
+            betas=(0.9, 0.98),
+            weight_decay=WEIGHT_DECAY,
+            fused=on_gpu,
+            capturable=on_gpu,
         )
+        self.rate, self.keep = torch.zeros((), device=device), torch.zeros((), device=device)
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
 
     @torch.no_grad()
-    def step(self, factor: float, count: int) -> None:
-        """One update at that factor of the rates, after `count` updates; then the gradients are dropped."""
-        nn.utils.clip_grad_norm_(self.others.values(), 1.0)
+    def prepare(self, factor: float, count: int) -> None:
+        """The next update is to be made at that factor of the rates, after `count` updates."""
         for group in self.adam.param_groups:
-            group["lr"] = self.adam_rate * factor
-        self.adam.step()
-        self._step_matrices(self.muon_rate * factor)
-        self.module.zero_grad(set_to_none=True)
-        decay = min(EMA_DECAY, (1 + count) / (10 + count))
-        torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(self.adam_rate * factor)
+            else:
+                group["lr"] = self.adam_rate * factor
+        self.rate.fill_(self.muon_rate * factor)
+        self.keep.fill_(1 - min(EMA_DECAY, (1 + count) / (10 + count)))
 
-    def _step_matrices(self, rate: float) -> None:
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update as prepared; then the gradients are dropped."""
+        nn.utils.clip_grad_norm_(self.others.values(), 1.0)
+        self.adam.step()
+        self._step_matrices()
+        self.module.zero_grad(set_to_none=True)
+        for name, p in self.parameters.items():
+            self.average[name].lerp_(p, self.keep)
+
+    def _step_matrices(self) -> None:
         """Matrices of one shape are orthogonalised together."""
         by_shape: dict[tuple[int, int], list[str]] = defaultdict(list)
         for name, p in self.matrices.items():
@@ -75,8 +92,8 @@ class Optimizer:
             updates = torch.split(orthogonalise(torch.cat(directions)), [len(d) for d in directions])
             for name, update in zip(names, updates, strict=True):
                 p = self.matrices[name]
-                p.mul_(1 - rate * WEIGHT_DECAY)
-                p.sub_(update.view(p.shape), alpha=rate * 0.2 * max(n, k) ** 0.5)
+                p.mul_(1 - self.rate * WEIGHT_DECAY)
+                p.sub_(update.view(p.shape) * (self.rate * 0.2 * max(n, k) ** 0.5))
 
     def state(self) -> dict[str, Tensor]:
         """Parameters, their average and both optimisers' moments: enough to go on as if nothing had happened."""

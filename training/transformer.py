@@ -68,12 +68,14 @@ class TransformerStage:
         self.block: dict[str, Table] = {}
         self.coming: dict[int, dict[str, Callable[[], Table]]] = {}
 
-    def losses(self, step: int) -> dict[str, Tensor]:
-        """The three tasks' terms, each a mean over its samples, weighted."""
+    def prepare(self, step: int) -> str:
+        """Every eighth step makes wide pictures and every eighth tall ones. A block serves many steps."""
         self._enter_block(step // self.options.block_steps)
+        return {3: "wide", 7: "tall"}.get(step % 8, "square")
+
+    def losses(self, kind: str, generator: torch.Generator) -> dict[str, Tensor]:
+        """The three tasks' terms, each a mean over its samples, weighted."""
         options = self.options
-        generator = torch.Generator(self.run.device).manual_seed(self.run.seed * 1_000_003 + step)
-        kind = {3: "wide", 7: "tall"}.get(step % 8, "square")
         return {
             "text_to_image": self.flow(kind, options.texts, generator),
             "edit": self.flow("edit", options.edits, generator),
@@ -138,7 +140,11 @@ class TransformerStage:
             self._start_drawing(index)
         tables = {kind: waiting() for kind, waiting in self.coming[index].items()}
         generator = torch.Generator(self.run.device).manual_seed(self.run.seed * 7_919 + index)
-        self.block = {kind: self._encoded(table, self._size(kind), generator) for kind, table in tables.items()}
+        for kind, table in tables.items():
+            fresh = self._encoded(table, self._size(kind), generator)
+            held = self.block.setdefault(kind, fresh)
+            for name, column in held.items():
+                column.copy_(fresh[name])  # into the same memory: a captured step reads from there
         self.index = index
         self._start_drawing(index + 1)
 

@@ -29,6 +29,10 @@ class Seeds:
         """None is the default generator to fake tensors."""
 
 
+NOBODY: Any = None
+"""The default generator."""
+
+
 @pytest.fixture
 def elsewhere(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     def embedding(ids: Tensor, weight: Tensor, *more: Any) -> Tensor:
@@ -47,7 +51,7 @@ def test_a_step_of_the_autoencoder(elsewhere: Run, config: BagelConfig) -> None:
         with elsewhere.device:
             model = Autoencoder(config.autoencoder)
         stage = AutoencoderStage(model, table, 64, AutoencoderOptions(batch=4, scenes=4), elsewhere)
-        losses = stage.losses(0)
+        losses = stage.losses(stage.prepare(0), NOBODY)
         sum(losses.values(), torch.zeros((), device="meta")).backward()
     assert [loss.device.type for loss in losses.values()] == ["meta"] * 3
 
@@ -58,7 +62,8 @@ def test_a_step_of_the_transformer(elsewhere: Run, config: BagelConfig, words: T
         with elsewhere.device:
             models = Trainee(config, TINY, words, 0), Autoencoder(config.autoencoder)
         stage = TransformerStage(models, 64, Drawers(0), options, elsewhere)
-        losses = stage.losses(0) | stage.losses(3)
+        losses = stage.losses(stage.prepare(0), NOBODY) | stage.losses(stage.prepare(3), NOBODY)
         sum(losses.values(), torch.zeros((), device="meta")).backward()
-        stage.optimizer.step(1.0, 0)
+        stage.optimizer.prepare(1.0, 0)
+        stage.optimizer.step()
     assert [loss.device.type for loss in losses.values()] == ["meta"] * 3

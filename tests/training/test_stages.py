@@ -49,14 +49,19 @@ def stage_in(folder: Path, autoencoder: Path) -> TransformerStage:
     return TransformerStage(build(autoencoder, TINY, run), TINY.picture, Drawers(0), SOME, run)
 
 
+def update(optimizer: Optimizer, losses: dict[str, torch.Tensor], count: int) -> None:
+    sum(losses.values(), torch.zeros(())).backward()
+    optimizer.prepare(1.0, count)
+    optimizer.step()
+
+
 def test_steps_lower_the_loss_of_a_fixed_batch(autoencoder: Path, tmp_path: Path) -> None:
     stage = stage_in(tmp_path, autoencoder)
     found = []
     for count in range(12):
-        losses = stage.losses(0)
+        losses = stage.losses(stage.prepare(0), torch.Generator().manual_seed(0))
         found.append({name: float(loss.detach()) for name, loss in losses.items()})
-        sum(losses.values(), torch.zeros(())).backward()
-        stage.optimizer.step(1.0, count)
+        update(stage.optimizer, losses, count)
     assert all(found[-1][name] < found[0][name] for name in found[0])
 
 
@@ -69,10 +74,9 @@ def test_autoencoder_steps_lower_the_loss_of_a_fixed_batch(config, tiny_folder: 
     stage = AutoencoderStage(Autoencoder(config.autoencoder), table, 64, options, run_in(tiny_folder, None))
     found = []
     for count in range(6):
-        losses = stage.losses(0)
+        losses = stage.losses(stage.prepare(0), torch.Generator().manual_seed(0))
         found.append(float(sum(losses.values(), torch.zeros(())).detach()))
-        sum(losses.values(), torch.zeros(())).backward()
-        stage.optimizer.step(1.0, count)
+        update(stage.optimizer, losses, count)
     assert found[-1] < found[0]
 
 
@@ -103,7 +107,10 @@ class Falling:
         self.module = torch.nn.Linear(1, 1)
         self.optimizer = Optimizer(self.module, set(), 0.0, 0.01)
 
-    def losses(self, step: int) -> dict[str, torch.Tensor]:
+    def prepare(self, step: int) -> str:
+        return "only"
+
+    def losses(self, kind: str, generator: torch.Generator) -> dict[str, torch.Tensor]:
         self.now += 2.0
         return {"loss": self.module(torch.ones(1)).square().sum()}
 
