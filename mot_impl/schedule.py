@@ -202,12 +202,38 @@ def _place_narrow(schedule: Schedule, n_tiles: int, k_steps: int) -> None:
 
 
 def _every(schedule: Schedule) -> list[int]:
-    """After how many wide steps a block takes a narrow one: the same for all, so that blocks stay in step and read the
-    same rows at the same time. If only blocks with time to spare have narrow items, those come last, unless the spare
-    time is so short that memory could not deliver them in it."""
+    """After how many wide steps a block takes a narrow one, such that no block waits for ever."""
+    every = _paced(schedule)
+    lists = list(zip(schedule.wide, schedule.narrow, every, strict=True))
+    # A block leaves its narrow sums first of all narrow work, so if every block does that before it waits for wide
+    # sums, all narrow sums come; if every block waits for narrow sums only after its wide items, all wide sums come.
+    if all(_leaves_in_time(*one) for one in lists) or all(_waits_at_the_end(*one) for one in lists):
+        return every
+    return [AT_THE_END] * schedule.blocks
+
+
+def _paced(schedule: Schedule) -> list[int]:
+    """The same for all blocks, so that they stay in step and read the same rows at the same time. If only blocks with
+    time to spare have narrow items, those come last, unless the spare time is so short that memory could not deliver
+    them in it."""
     wide, narrow = _steps(schedule.wide), _steps(schedule.narrow)
     most = max(wide)
     busiest = max(n for w, n in zip(wide, narrow, strict=True) if w == most)
     if busiest:
         return [max(1, most // busiest)] * schedule.blocks
     return [max(1, w // n) if n and most - w < SHORT_TIME else AT_THE_END for w, n in zip(wide, narrow, strict=True)]
+
+
+def _leaves_in_time(wide: list[Item], narrow: list[Item], every: int) -> bool:
+    """Whether a block has left its narrow sums for others before it first waits for wide ones."""
+    ends = accumulate(item.steps for item in wide)
+    waits = [end for end, item in zip(ends, wide, strict=True) if item.own and item.first < item.last]
+    leaves = narrow[0].steps * every if narrow and narrow[0].slot >= 0 else 0
+    return not waits or leaves < waits[0]
+
+
+def _waits_at_the_end(wide: list[Item], narrow: list[Item], every: int) -> bool:
+    """Whether a block waits for narrow sums of others only when its wide items are done."""
+    ends = accumulate(item.steps for item in narrow)
+    waits = [end for end, item in zip(ends, narrow, strict=True) if item.slot < 0 and item.first < item.last]
+    return not waits or waits[0] * every >= sum(item.steps for item in wide)

@@ -1,10 +1,13 @@
 """The Hopper kernel's work lists: every step of every tile once, sums in one order, and no wait without an end."""
 
-from collections import Counter
+from collections import Counter, deque
+from itertools import accumulate
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis.strategies import integers, sampled_from, tuples
 
-from mot_impl.schedule import AT_THE_END, PADDING, Schedule, make
+from mot_impl.schedule import AT_THE_END, PADDING, Item, Schedule, make
 
 BLOCKS = 132
 ROWS = [(2, 1024), (2, 4096), (16, 8192), (1, 0), (17, 0), (0, 300), (40, 333), (7, 9), (0, 1)]
@@ -81,22 +84,52 @@ def test_exactly_the_parts_of_a_tile_are_added_up(problem, kind):
 
 @pytest.mark.parametrize("pieces", [0, 1, 2, 3, 4])
 def test_blocks_never_wait_for_each_other_for_ever(problem, pieces):
+    rows, n_tiles, k_steps = problem
+    assert blocks_that_wait_for_ever(make(rows, n_tiles, k_steps, BLOCKS, pieces=min(pieces, k_steps))) == []
+
+
+@settings(deadline=None, max_examples=150, derandomize=True)
+@example(rows=(15, 707), n_tiles=45, k_steps=38, blocks=132, pieces=0)
+@example(rows=(10, 1047), n_tiles=3, k_steps=52, blocks=8, pieces=2)
+@given(
+    rows=tuples(integers(0, 40), integers(0, 1200)),
+    n_tiles=integers(1, 48),
+    k_steps=integers(1, 72),
+    blocks=sampled_from((1, 8, 78, 132)),
+    pieces=integers(0, 4),
+)
+def test_no_blocks_of_any_problem_wait_for_ever(rows, n_tiles, k_steps, blocks, pieces):
+    assert blocks_that_wait_for_ever(make(rows, n_tiles, k_steps, blocks, pieces=min(pieces, k_steps))) == []
+
+
+def blocks_that_wait_for_ever(schedule: Schedule) -> list[int]:
     """Run the lists, a block at a time: it goes on until it waits for a part that nobody has left yet."""
-    schedule = make(*problem, BLOCKS, pieces=pieces)
-    wide, narrow = (dict(enumerate(map(list, items))) for items in (schedule.wide, schedule.narrow))
-    left: dict[str, set[int]] = {"wide": set(), "narrow": set()}
+    queues = [in_order(*lists) for lists in zip(schedule.wide, schedule.narrow, schedule.every, strict=True)]
+    left: set[tuple[str, int]] = set()
     moved = True
     while moved:
         moved = False
-        for kind, queues in (("wide", wide), ("narrow", narrow)):
-            for queue in queues.values():
-                while queue and waits_for(queue[0], kind) <= left[kind] | {queue[0].slot}:
-                    left[kind].add(queue.pop(0).slot)
-                    moved = True
-                if queue and queue[0].slot >= 0 and queue[0].slot not in left[kind]:
-                    left[kind].add(queue[0].slot)  # it leaves its own part before it waits
-                    moved = True
-    assert (sum(map(len, wide.values())), sum(map(len, narrow.values()))) == (0, 0)
+        for queue in queues:
+            while queue:
+                kind, item = queue[0]
+                moved |= item.slot >= 0 and (kind, item.slot) not in left
+                left.add((kind, item.slot))  # it leaves its own part before it waits
+                if not {(kind, slot) for slot in waits_for(item, kind)} <= left:
+                    break
+                queue.popleft()
+                moved = True
+    return [block for block, queue in enumerate(queues) if queue]
+
+
+def in_order(wide: list[Item], narrow: list[Item], every: int) -> deque[tuple[str, Item]]:
+    """The items of one block in the order in which the kernel ends them: a narrow step after every few wide ones, and
+    when no wide one is left."""
+    due = [("wide", end, item) for end, item in zip(accumulate(i.steps for i in wide), wide, strict=True)]
+    all_wide = sum(item.steps for item in wide)
+    for end, item in zip(accumulate(i.steps for i in narrow), narrow, strict=True):
+        due.append(("narrow", min(end * every, all_wide), item))
+    # A wide item that ends with the step after which the narrow one is due comes first.
+    return deque((kind, item) for kind, _, item in sorted(due, key=lambda one: (one[1], one[0] == "narrow")))
 
 
 def waits_for(item, kind: str) -> set[int]:
