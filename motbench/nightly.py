@@ -1,4 +1,4 @@
-"""`motbench nightly`, the main job: doctor, conformance, parity, golden images, asv on HEAD, verdict, report."""
+"""`motbench nightly`, the main job: doctor, conformance, parity, golden images, self-test, asv, verdict, report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from motbench.exits import Exit
 if typing.TYPE_CHECKING:
     from benchmarks.harness.records import Provenance, Status, Step
 
-GATES = ("conformance", "parity", "golden")
+GATES = ("conformance", "parity", "golden", "selftest")
 """The steps that must be green before time is measured, in order."""
 
 STEP_LIMIT_S = 30 * 60

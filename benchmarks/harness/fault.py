@@ -92,6 +92,7 @@ class Fault:
     tier    which must see it
     inject  the setting with the fault at a place; it keeps no state between calls
     fits    whether a case can have it at all, such as guidance faults without guidance
+    placed  whether it sits anywhere; a second draw of one that does not would be the same run again
     """
 
     name: str
@@ -100,3 +101,4 @@ class Fault:
     tier: Tier
     inject: Callable[[Setting, Place], Setting]
     fits: Callable[[GoldenCase], bool] = anywhere
+    placed: bool = True

@@ -17,12 +17,12 @@ Broken = Callable[[MoTOps, Place], dict[str, Callable[..., typing.Any]]]
 """The ops that are replaced, by name, of an implementation."""
 
 
-def _op_fault(name: str, what: str, broken: Broken) -> Fault:
+def _op_fault(name: str, what: str, broken: Broken, placed: bool = True) -> Fault:
     def inject(setting: Setting, place: Place) -> Setting:
         ops = dataclasses.replace(setting.ops, name=name, **broken(setting.ops, place))
         return setting.with_transformer(ops=ops)
 
-    return Fault(name, what, "implementation", "op parity", inject)
+    return Fault(name, what, "implementation", "op parity", inject, placed=placed)
 
 
 def other_expert(route: Route, row: int) -> Route:
@@ -187,7 +187,7 @@ OP_FAULTS = (
     _op_fault("dropped K tile", "16 of K for 16 outputs of one expert", _linear(without_k_tile)),
     _op_fault("gate and up swapped", "16 columns of one expert", _gate_for_up),
     _op_fault("row not written", "one row of every MLP is 0", _row_unwritten),
-    _op_fault("eps 1e-5 for 1e-6", "every RMSNorm", _lax_eps),
+    _op_fault("eps 1e-5 for 1e-6", "every RMSNorm", _lax_eps, placed=False),
     _op_fault("rotary off by one", "one row's position", _turned),
     _op_fault("scale slip", "the scores of one head 1 % too large", _head_scaled),
     _op_fault("heads swapped", "two neighbouring heads of attention", _heads_swapped),

@@ -237,6 +237,10 @@ def _input_shifted(setting: Setting, _: Place) -> Setting:
 
 
 def _picture_fault(name: str, what: str, inject: Inject, fits: Callable[[GoldenCase], bool] = anywhere) -> Fault:
+    return Fault(name, what, "pipeline", "picture", inject, fits, placed=False)
+
+
+def _placed(name: str, what: str, inject: Inject, fits: Callable[[GoldenCase], bool] = anywhere) -> Fault:
     return Fault(name, what, "pipeline", "picture", inject, fits)
 
 
@@ -270,18 +274,18 @@ PIPELINE_FAULTS = (
     _picture_fault(
         "no image guidance", "its scale is 1", lambda setting, _: setting.with_guidance(image_scale=1.0), image_guided
     ),
-    _picture_fault(
+    _placed(
         "guidance branches attend to each other",
         "the branch without text sees one row of the prompt",
         _with_contexts(_leaking),
         guided,
     ),
     _picture_fault("image positions off by one", "of the block that is denoised", _with_contexts(_moved)),
-    _picture_fault("latent position off by one", "one image token", _latent_position),
+    _placed("latent position off by one", "one image token", _latent_position),
     _picture_fault("image tokens are causal", "each sees only earlier ones", _causal),
-    _picture_fault("cached key of another layer", "one row in one layer", _with_contexts(_key_of_another_layer)),
-    _picture_fault("tokens swapped", "two neighbours, before the decoder", _autoencoder("decode", _tokens_swapped)),
-    _picture_fault("wrong tile", "8 x 8 pixels", _autoencoder("decode", _tile_repeated)),
+    _placed("cached key of another layer", "one row in one layer", _with_contexts(_key_of_another_layer)),
+    _placed("tokens swapped", "two neighbours, before the decoder", _autoencoder("decode", _tokens_swapped)),
+    _placed("wrong tile", "8 x 8 pixels", _autoencoder("decode", _tile_repeated)),
     _picture_fault("latent scale slips", "1 % too small for the decoder", _autoencoder("decode", _latent_scaled)),
     _picture_fault("pixels cut off", "to the level below, not the nearest", _autoencoder("decode", _truncated)),
     _picture_fault("red for blue", "channels in reverse", _autoencoder("decode", _red_for_blue)),

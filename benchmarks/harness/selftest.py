@@ -76,8 +76,8 @@ class Easel:
             pipeline=with_ops(plain, ops),
             reference=made(Setting(plain, case.image_request())),
             golden=goldens.approved(case) if case.approval else Made(error="nobody has approved a picture"),
-            parity=case.limits_of("parity", dtype),
-            drift=case.limits_of("drift", dtype),
+            parity=None if case.void("parity", dtype) else case.limits_of("parity", dtype),
+            drift=None if case.void("drift", dtype) else case.limits_of("drift", dtype),
         )
 
     def sees(self, picture: Made, parity: bool) -> tuple[bool | None, dict[str, bool], dict[str, bool]]:
@@ -113,7 +113,10 @@ class Stand:
 
     @classmethod
     def of(cls, case: GoldenCase, plan: Plan) -> Stand:
-        """Raises OSError or ValueError for a case that cannot be read, or of which the reference makes no picture."""
+        """The case is judged as it is on this machine's stack.
+
+        Raises OSError or ValueError for a case that cannot be read, or of which the reference makes no picture.
+        """
         bench = Bench(case, plan.device, torch.float32)
         truth = bench.run(bench.load(torch.float64), lambda: reference_impl.OPS, None, WANTED)
         plain = bench.load(torch.float32)

@@ -13,6 +13,10 @@ REQUESTS = 3
 """Requests per case that good runs are made of: the case's own, and two with another prompt and seed."""
 
 
+LARGE = 1024
+"""Side of a picture whose size nothing says before it is made."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What is run on one case's bench: these faults, `draws` times each, and `good` draws of every good family.
@@ -51,9 +55,7 @@ def reduced(cases: Sequence[GoldenCase], faults: Sequence[Fault], draws: int, go
 def cost(case: GoldenCase) -> tuple[int, str]:
     """What a run of the case takes, in updates times pixels; equals are told apart by name."""
     ask = case.request
-    height, width = ask.height or 0, ask.width or 0
-    if not height and case.approval is not None:
+    height, width = ask.height or LARGE, ask.width or LARGE
+    if not ask.height and case.approval is not None:
         height, width = (int(side) for side in case.approval.rgb.split("x")[:2])
-    elif not height:
-        height = width = ask.vae_resize.max_size
     return height * width * (ask.steps - 1), case.name

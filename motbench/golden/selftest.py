@@ -137,16 +137,18 @@ def _run(judged: Judged, task: Task) -> list[Outcome]:
     import torch
 
     from benchmarks.harness import selftest as harness
+    from benchmarks.harness import stack
     from benchmarks.harness.faults import FAULTS
     from benchmarks.harness.golden_case import read_cases
 
     plan = plan_of(judged.impl, judged.device, judged.dtype)
     cases = read_cases(goldens_folder())
     prompts = list(dict.fromkeys(one.request.prompt for one in cases))
-    (case,) = (one for one in cases if one.name == task.case)
+    (case,) = (one.on(stack.here(plan.device)) for one in cases if one.name == task.case)
     with torch.no_grad():
         stand = harness.Stand.of(harness.another(case, prompts, task.request), plan)
-        found = [harness.faulty(stand, FAULTS[name], draw) for name in task.faults for draw in range(task.draws)]
+        faults = [(FAULTS[name], task.draws if FAULTS[name].placed else 1) for name in task.faults]
+        found = [harness.faulty(stand, fault, draw) for fault, draws in faults for draw in range(draws)]
         for draw in range(task.good):
             # Another request is another draw of every family too.
             found += harness.good(stand, draw + task.request * task.good)

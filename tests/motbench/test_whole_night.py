@@ -83,7 +83,7 @@ def test_the_log_to_look_at_opens_and_the_step_can_be_repeated_alone(whole: Whol
 
 def test_no_time_is_measured_and_every_red_gate_is_named(whole: Whole) -> None:
     asv = whole.steps["asv"]
-    reason = "no time is measured while conformance and parity and golden are not green"
+    reason = "no time is measured while conformance and parity and golden and selftest are not green"
     assert (asv["status"], asv["reason"]) == ("not-measured", reason)
 
 
