@@ -1,5 +1,6 @@
 """One decoder layer, arranged from the ops of an implementation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,6 +10,9 @@ from bagel.parallel import Share
 from bagel.probe import Probe
 from reference_impl.contract import Experts, MoTOps, QKNorm, Rotary, Route
 from reference_impl.parallel import ALONE, Parallel
+
+Show = Callable[[str, Tensor], None]
+"""What a layer shows its tensors to, by the name of the op: a Probe, or several."""
 
 
 @dataclass(frozen=True)
@@ -81,27 +85,37 @@ def decoder_layer(ops: MoTOps, layer: MoTLayer, x: Tensor, block: Block, past: K
 
     Source: BAGEL's Qwen2MoTDecoderLayer.
     """
-    route = block.route
-    probe("in", x)
-    normed = ops.rms_norm(x, layer.input_gain, route, layer.eps)
-    probe("input_norm", normed)
-    qkv = ops.linear(normed, layer.qkv, route)
-    probe("qkv", qkv)
-    q, k, v = ops.qk_norm_rotary(qkv, layer.qk_norm, block.rotary, route)
+    q, k, v = heads(ops, layer, x, block, probe)
     seen = past.extended(*block.joined(k, v))
-    probe("q", q)
     probe("k", seen.k)
     probe("v", seen.v)
     mixed = ops.attention(q, seen.k, seen.v, block.causal)
-    probe("attention", mixed)
+    return finished(ops, layer, x, mixed, block.route, probe), seen
+
+
+def heads(ops: MoTOps, layer: MoTLayer, x: Tensor, block: Block, show: Show) -> tuple[Tensor, Tensor, Tensor]:
+    """The layer up to attention: x [M, H] -> q [M, heads, d], k and v [M, kv_heads, d], normed and rotated."""
+    show("in", x)
+    normed = ops.rms_norm(x, layer.input_gain, block.route, layer.eps)
+    show("input_norm", normed)
+    qkv = ops.linear(normed, layer.qkv, block.route)
+    show("qkv", qkv)
+    q, k, v = ops.qk_norm_rotary(qkv, layer.qk_norm, block.rotary, block.route)
+    show("q", q)
+    return q, k, v
+
+
+def finished(ops: MoTOps, layer: MoTLayer, x: Tensor, mixed: Tensor, route: Route, show: Show) -> Tensor:
+    """The layer from attention on: x [M, H] as it came in and mixed [M, heads, d] -> [M, H]."""
+    show("attention", mixed)
     projected = layer.parallel.sum(ops.linear(mixed.flatten(1), layer.o, route))
-    probe("o", projected)
+    show("o", projected)
     x = x + projected
-    probe("middle", x)
+    show("middle", x)
     normed = ops.rms_norm(x, layer.post_gain, route, layer.eps)
-    probe("post_norm", normed)
+    show("post_norm", normed)
     gated = layer.parallel.sum(ops.gated_mlp(normed, layer.gate_up, layer.down, route))
-    probe("mlp", gated)
+    show("mlp", gated)
     x = x + gated
-    probe("out", x)
-    return x, seen
+    show("out", x)
+    return x

@@ -1,6 +1,6 @@
 """The three jobs: text-to-image, image editing, and understanding."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +8,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bagel.batch import Batch
+from bagel.guided import Guided, Wish
 from bagel.jobs import GeneratedImage, GeneratedText, ImageRequest, TextRequest
 from bagel.latents import Grid
 from bagel.model import Bagel
 from bagel.probe import QUIET, Probe
-from bagel.sampler import Guidance, guide, integrate, schedule
+from bagel.sampler import Descent, Guidance, Trajectory, integrate, schedule
+from bagel.step import Graphs, Workspace
 from bagel.transformer import Context
 from bagel.transforms import VAE_RESIZE, VIT_RESIZE, Resize, to_image, to_pixels, to_rgb
 from reference_impl.contract import MoTOps, require
@@ -46,12 +49,29 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """A request with everything decided before the first pass."""
+
+    times: Tensor
+    picture: Picture | None
+    grid: Grid
+    init_noise: Tensor
+    posterior_noise: Tensor | None
+    given: Tensor | None
+
+
+@dataclass(frozen=True)
 class BagelPipeline:
-    """A loaded model and the rules that bring input pictures to size; upstream's are the defaults."""
+    """A loaded model and the rules that bring input pictures to size; upstream's are the defaults.
+
+    graphs: where buffers and, on a GPU, CUDA graphs of the updates are kept for later pictures of the same shape. With
+    it, only one picture or batch may be made at a time, and the ops must be free of what a capture cannot record.
+    """
 
     model: Bagel
     vae_resize: Resize = VAE_RESIZE
     vit_resize: Resize = VIT_RESIZE
+    graphs: Graphs | None = None
 
     @classmethod
     def from_checkpoint(
@@ -61,16 +81,20 @@ class BagelPipeline:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         parallel: Parallel = ALONE,
+        graphs: int = 0,
     ) -> "BagelPipeline":
         """Load a published BAGEL folder. The autoencoder is float32 whatever `dtype` says; input pictures are resized
         by the checkpoint's rules if its config.json has any.
+
+        graphs: of how many shapes of pictures or batches buffers and CUDA graphs are kept; see the class.
 
         With several ranks, each loads its part and must then be asked the same things; each gets the whole result.
 
         Raises OSError, ValueError or NotImplementedError in one line that says what is wrong with the folder.
         """
         model = Bagel.load(Path(folder), ops, torch.device(device), dtype, parallel)
-        return cls(model, model.config.vae_resize, model.config.vit_resize)
+        rules = model.config.vae_resize, model.config.vit_resize
+        return cls(model, *rules, Graphs(graphs) if graphs else None)
 
     @torch.no_grad()
     def generate(self, request: ImageRequest, probe: Probe = QUIET) -> GeneratedImage:
@@ -78,21 +102,39 @@ class BagelPipeline:
 
         Raises ValueError.
         """
-        times = schedule(request.steps, request.timestep_shift)
-        picture = None if request.image is None else self._picture(request.image)
-        grid = self._output_grid(request, picture)
-        self._check_length(request)
-        init_noise, posterior_noise = self._noise(request, grid, picture)
-        given = self._given(request, init_noise.expand(len(times) - 1, *init_noise.shape))
-
-        contexts, plan = self._contexts(request, picture, posterior_noise, probe)
+        ready = self._ready(request)
+        contexts, plan = self._contexts(request, ready.picture, ready.posterior_noise, probe)
         for branch, context in contexts.items():
             _show(context, probe.at(phase="context", branch=branch))
-        velocity = self._velocity(contexts, grid, request.guidance, probe.at(phase="denoise"))
-        trajectory = integrate(velocity, init_noise, times, given)
-        raw = self.model.autoencoder.decode(grid.unpack(trajectory.final, self.model.config.latent_patch)).cpu()
-        x_t, v_t, final = (tensor.cpu() for tensor in (trajectory.x_t, trajectory.v_t, trajectory.final))
-        return GeneratedImage(to_image(raw), x_t, v_t, final, raw, plan)
+        velocity = self._velocity(contexts, ready.grid, request.guidance, probe.at(phase="denoise"))
+        del contexts  # the updates have copies
+        trajectory = integrate(velocity, ready.init_noise, ready.times, ready.given)
+        return self._decoded(trajectory, ready.grid, plan)
+
+    @torch.no_grad()
+    def generate_batch(self, requests: Sequence[ImageRequest]) -> list[GeneratedImage]:
+        """Several pictures, each as `generate` makes it but for rounding; their updates are made together.
+
+        Sizes, prompts, steps and guidance may differ. What is wrong with any is refused before the first pass. Raises
+        ValueError.
+        """
+        if not requests:
+            return []
+        each = [self._ready(request) for request in requests]
+        made = [
+            self._contexts(request, ready.picture, ready.posterior_noise, QUIET)
+            for request, ready in zip(requests, each, strict=True)
+        ]
+        together = zip(requests, each, made, strict=True)
+        wishes = [Wish(contexts, ready.grid, request.guidance) for request, ready, (contexts, _) in together]
+        guided = Guided(wishes, self._workspace(wishes))
+        paths = [Descent(ready.init_noise, ready.times, ready.given) for ready in each]
+        for step in range(max(path.updates for path in paths)):
+            given = {i: path.at(step) for i, path in enumerate(paths) if step < path.updates}
+            for i, velocity in guided(step, given).items():
+                paths[i].advance(step, velocity)
+        ended = zip(paths, each, made, strict=True)
+        return [self._decoded(path.trajectory, ready.grid, plan) for path, ready, (_, plan) in ended]
 
     @torch.no_grad()
     def understand(self, request: TextRequest, probe: Probe = QUIET) -> GeneratedText:
@@ -107,6 +149,16 @@ class BagelPipeline:
         _show(context, probe.at(phase="context"))
         ids = model.write(context, request.max_tokens, probe)
         return GeneratedText(model.tokenizer.shown(ids), ids)
+
+    def _ready(self, request: ImageRequest) -> Ready:
+        """Everything about a request that can be refused. Raises ValueError."""
+        times = schedule(request.steps, request.timestep_shift)
+        picture = None if request.image is None else self._picture(request.image)
+        grid = self._output_grid(request, picture)
+        self._check_length(request)
+        init_noise, posterior_noise = self._noise(request, grid, picture)
+        given = self._given(request, init_noise.expand(len(times) - 1, *init_noise.shape))
+        return Ready(times, picture, grid, init_noise, posterior_noise, given)
 
     def _picture(self, image: Image.Image) -> Picture:
         """The resize rules in upstream's order: the autoencoder's rule twice for the autoencoder, and the eye's rule on
@@ -197,26 +249,19 @@ class BagelPipeline:
     def _velocity(
         self, contexts: dict[str, Context], grid: Grid, guidance: Guidance, probe: Probe
     ) -> Callable[[int, Tensor, Tensor], Tensor]:
-        """The guided velocity as a function of (step, t [], x [n, width])."""
-        model = self.model
-        blocks = {branch: model.latent_block(context, grid) for branch, context in contexts.items()}
+        """The guided velocity of one picture as a function of (step, t [], x [n, width])."""
+        wishes = [Wish(contexts, grid, guidance)]
+        guided = Guided(wishes, self._workspace(wishes), probe)
+        return lambda step, t, x: guided(step, {0: (t, x)})[0]
 
-        def velocity(step: int, t: Tensor, x: Tensor) -> Tensor:
-            here = probe.at(step=step)
-            here("x", x)
-            here("t", t)
-            hidden = model.embed_latents(x, t, grid, here)
+    def _workspace(self, wishes: Sequence[Wish]) -> Workspace:
+        batch = Batch.of([wish.grid for wish in wishes], [wish.behind for wish in wishes])
+        return Workspace(self.model, batch) if self.graphs is None else self.graphs.workspace(self.model, batch)
 
-            def branch(name: str) -> Tensor:
-                return model.velocity(hidden, blocks[name], contexts[name], here.at(branch=name))
-
-            main = branch("main")
-            text_scale, image_scale = guidance.scales_at(t)
-            if text_scale <= 1:
-                return main
-            return guide(main, branch("no_text"), branch("no_image") if image_scale > 1 else None, guidance)
-
-        return velocity
+    def _decoded(self, trajectory: Trajectory, grid: Grid, plan: str | None) -> GeneratedImage:
+        raw = self.model.autoencoder.decode(grid.unpack(trajectory.final, self.model.config.latent_patch)).cpu()
+        x_t, v_t, final = (tensor.cpu() for tensor in (trajectory.x_t, trajectory.v_t, trajectory.final))
+        return GeneratedImage(to_image(raw), x_t, v_t, final, raw, plan)
 
 
 def _sized(image: Image.Image, stride: int, side: int) -> Sized:

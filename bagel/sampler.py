@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -61,6 +60,21 @@ class Guidance:
         low, high = self.interval
         return (self.text_scale, self.image_scale) if bool(t > low) and bool(t <= high) else (1.0, 1.0)
 
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The contexts behind which velocities can be needed: of "main", "no_text" and "no_image"."""
+        return _branches(self.text_scale, self.image_scale)
+
+    def branches_at(self, t: Tensor) -> tuple[str, ...]:
+        """Those that are needed at time t."""
+        return _branches(*self.scales_at(t))
+
+
+def _branches(text_scale: float, image_scale: float) -> tuple[str, ...]:
+    if text_scale <= 1:
+        return ("main",)
+    return ("main", "no_text") if image_scale <= 1 else ("main", "no_text", "no_image")
+
 
 def schedule(steps: int, shift: float) -> Tensor:
     """Times from 1 to 0, [steps] float32: t = linspace(1, 0), then shift * t / (1 + (shift - 1) * t).
@@ -109,20 +123,44 @@ class Trajectory:
     final: Tensor
 
 
+class Descent:
+    """One picture on its way from noise at t = 1 by Euler's method: x <- x - v * (t_i - t_{i+1}), x in float32.
+
+    times [updates + 1]; given [updates, n, width]: the x that each update starts from, instead of noise and its
+    followers. v * dt is formed in v's dtype, as upstream does.
+    """
+
+    def __init__(self, noise: Tensor, times: Tensor, given: Tensor | None = None) -> None:
+        self.x, self.times, self.given = noise.float(), times, given
+        self.updates = len(times) - 1
+        # On the device once: a copy in every update would wait for the one before.
+        self._dt = (times[:-1] - times[1:]).to(noise.device)
+        self._x_t: list[Tensor] = []
+        self._v_t: list[Tensor] = []
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """(t [], x [n, width]) at the start of an update."""
+        if self.given is not None:
+            self.x = self.given[step].float()
+        return self.times[step], self.x
+
+    def advance(self, step: int, v: Tensor) -> None:
+        """Make the update."""
+        self._x_t.append(self.x)
+        self._v_t.append(v.float())
+        self.x = self.x - v * self._dt[step]
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """What was made of it."""
+        return Trajectory(torch.stack(self._x_t), torch.stack(self._v_t), self.x)
+
+
 def integrate(
     velocity: Callable[[int, Tensor, Tensor], Tensor], noise: Tensor, times: Tensor, given: Tensor | None = None
 ) -> Trajectory:
-    """Euler: x <- x - v * (t_i - t_{i+1}) from noise at t = 1, x in float32.
-
-    velocity(step, t [], x [n, width]) -> [n, width]; v * dt is formed in v's dtype, as upstream does.
-    given [updates, n, width]: the x that each update starts from, instead of noise and its followers.
-    """
-    x = noise.float()
-    xs, vs = [], []
-    for step, (t, following) in enumerate(pairwise(times)):
-        x = x if given is None else given[step].float()
-        v = velocity(step, t, x)
-        xs.append(x)
-        vs.append(v.float())
-        x = x - v * (t - following).to(v.device)
-    return Trajectory(torch.stack(xs), torch.stack(vs), x)
+    """The whole path of one picture: velocity(step, t [], x [n, width]) -> [n, width]. See `Descent`."""
+    path = Descent(noise, times, given)
+    for step in range(path.updates):
+        path.advance(step, velocity(step, *path.at(step)))
+    return path.trajectory

@@ -111,6 +111,19 @@ def test_a_share_is_all_text_rows_and_a_part_of_the_image_rows() -> None:
     assert torch.equal(share.rotary.cos, table.cos[[3, 4, 0, 5]])
 
 
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_every_picture_is_divided_and_put_together_in_order(ranks: int) -> None:
+    route, table = Route.image_then_text(8, 4), Rotary.at(torch.arange(12), 4, 100.0)
+    shares = [Share.of(route, table, Parallel(rank, ranks, "sequence"), (5, 3)) for rank in range(ranks)]
+    gathered = []
+    for share in shares:
+        assert share is not None
+        image = share.rows[: share.route.n_image]
+        assert int((image < 5).sum()) <= -(-5 // ranks)
+        gathered.append(torch.nn.functional.pad(image, (0, share.padded // ranks - len(image)), value=-1))
+    assert all(share is not None and torch.cat(gathered)[share.order].equal(torch.arange(8)) for share in shares)
+
+
 @pytest.mark.parametrize(
     ("route", "parallel"),
     [(Route.all_text(3), Parallel(1, 2, "sequence")), (Route(torch.arange(3), 1), Parallel(1, 2))],
