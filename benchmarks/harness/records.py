@@ -25,6 +25,7 @@ kill is skipped by the reader and counted.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -308,6 +309,7 @@ class Timing:
 
     side, order  in a comparison (harness/rounds.py): which side of the round this process measured, and its place in
                  the round, counted from 0; elsewhere empty
+    kernels      hash of every kernel that was compiled for it; empty where none was, or on a CPU
     """
 
     benchmark: str
@@ -323,6 +325,7 @@ class Timing:
     peak_memory_bytes: int | None = None
     side: str = ""
     order: int = 0
+    kernels: str = ""
 
 
 @dataclass(frozen=True)
@@ -553,9 +556,8 @@ def from_dict(kind: Any, value: Any) -> Any:
             raise TypeError(f"{type(value).__name__} is not an object")
         if "schema" in value and value["schema"] != SCHEMA:
             raise SchemaError(f"schema {value['schema']} is not {SCHEMA}; use the motbench version that wrote it")
-        hints = typing.get_type_hints(kind)
-        names = {f.name for f in dataclasses.fields(kind)}
-        if unknown := set(value) - names:
+        hints = _fields(kind)
+        if unknown := value.keys() - hints.keys():
             raise TypeError(f"unknown fields {sorted(unknown)}")
         return kind(**{name: from_dict(hints[name], item) for name, item in value.items()})  # type: ignore[operator]
     if kind is float:
@@ -563,6 +565,13 @@ def from_dict(kind: Any, value: Any) -> Any:
     if kind in (int, str, bool) and not isinstance(value, kind):
         raise TypeError(f"{value!r} is not {kind.__name__}")
     return value
+
+
+@functools.cache
+def _fields(kind: type) -> dict[str, Any]:
+    """Name and type of every field; looked up once, because a results folder holds a hundred thousand records."""
+    hints = typing.get_type_hints(kind)
+    return {f.name: hints[f.name] for f in dataclasses.fields(kind)}
 
 
 def plain(value: Any) -> Any:
