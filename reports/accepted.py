@@ -18,6 +18,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.harness.records import Series
 from reports.decide import Decision
 
 FILE = "accepted.toml"
@@ -35,14 +36,21 @@ class Accepted:
 
     def covers(self, decision: Decision) -> bool:
         """Whether it is about this decision, its date aside."""
-        # A label's own brackets are round: only * and ? of fnmatch can occur in it by intention.
-        if not fnmatch.fnmatchcase(decision.series.label, self.series.replace("[", "[[]")):
+        if not self._names(decision.series):
             return False
         if self.kind == "flaky":
             return decision.status in ("regressed", "improved", "inconclusive")
         return (
             decision.status == "regressed" and decision.change is not None and decision.change.ratio <= 1 + self.up_to
         )
+
+    def allows(self, series: Series, ratio: float, today: date) -> bool:
+        """Whether a step of this series to `ratio` times its time may stand today."""
+        return self._names(series) and today <= self.until and (self.kind == "flaky" or ratio <= 1 + self.up_to)
+
+    def _names(self, series: Series) -> bool:
+        # A label's own brackets are round: only * and ? of fnmatch can occur in it by intention.
+        return fnmatch.fnmatchcase(series.label, self.series.replace("[", "[[]"))
 
 
 def read(path: Path) -> list[Accepted]:

@@ -11,6 +11,7 @@ import ast
 import itertools
 import json
 import math
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,11 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Number:
-    """What asv stored for one series at one commit. `value` is in `unit`, and None unless the state is measured."""
+    """What asv stored for one series at one commit. `value` is in `unit`, and None unless the state is measured.
+
+    samples   of all processes together, as asv keeps them; empty for what is not a time
+    protocol  of the measurement (harness/clock.py); 0 if the file does not say
+    """
 
     benchmark: str
     params: dict[str, str]
@@ -32,6 +37,9 @@ class Number:
     unit: str
     machine: str
     started: datetime | None
+    commit: str
+    samples: list[float]
+    protocol: int
 
 
 def read(folder: Path, commit: str) -> tuple[list[Number], list[str]]:
@@ -39,21 +47,33 @@ def read(folder: Path, commit: str) -> tuple[list[Number], list[str]]:
 
     Raises SchemaError for a result file of another version.
     """
-    numbers: list[Number] = []
     damage: list[str] = []
     described = _described(folder, damage)
-    for path in sorted(folder.glob(f"*/{commit[:8]}*-*.json")):
-        try:
-            data = json.loads(path.read_text())
-            if data.get("version") != VERSION:
-                raise SchemaError(f"{path}: asv result version {data.get('version')} is not {VERSION}; use asv 0.6")
-            if data["commit_hash"] == commit:
-                numbers.extend(_numbers(data, described, path.parent.name))
-        except SchemaError:
-            raise
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, OSError) as error:
-            damage.append(f"asv/{path.parent.name}/{path.name} cannot be read: {error}")
-    return numbers, damage
+    paths = sorted(folder.glob(f"*/{commit[:8]}*-*.json"))
+    return [one for path in paths for one in _file(path, described, damage) if one.commit == commit], damage
+
+
+def every(folder: Path, commits: Container[str], damage: list[str]) -> Iterator[Number]:
+    """Every number of these commits, machine by machine; `damage` gets a line per file that could not be read.
+
+    Raises SchemaError for a result file of another version.
+    """
+    described = _described(folder, damage)
+    for path in sorted(folder.glob("*/*-*.json")):
+        yield from (one for one in _file(path, described, damage) if one.commit in commits)
+
+
+def _file(path: Path, described: dict[str, Any], damage: list[str]) -> list[Number]:
+    try:
+        data = json.loads(path.read_text())
+        if data.get("version") != VERSION:
+            raise SchemaError(f"{path}: asv result version {data.get('version')} is not {VERSION}; use asv 0.6")
+        return list(_numbers(data, described, path.parent.name))
+    except SchemaError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OSError) as error:
+        damage.append(f"asv/{path.parent.name}/{path.name} cannot be read: {error}")
+        return []
 
 
 def _described(folder: Path, damage: list[str]) -> dict[str, Any]:
@@ -76,9 +96,11 @@ def _numbers(data: dict[str, Any], described: dict[str, Any], machine: str) -> l
         names = about.get("param_names") or [f"param{i + 1}" for i in range(len(axes))]
         points = list(itertools.product(*axes))
         values = row.get("result") or [None] * len(points)
+        samples = row.get("samples") or [None] * len(points)
+        version = str(row.get("version", "")).removeprefix("protocol ")
         milliseconds = row.get("started_at")
         started = None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
-        for point, value in zip(points, values, strict=True):
+        for point, value, taken in zip(points, values, samples, strict=True):
             params = dict(zip(names, map(_plain, point), strict=True))
             state: Literal["measured", "failed", "skipped"] = "measured"
             if not isinstance(value, int | float):
@@ -86,7 +108,11 @@ def _numbers(data: dict[str, Any], described: dict[str, Any], machine: str) -> l
             elif math.isnan(value):
                 state, value = "skipped", None
             unit = str(about.get("unit", ""))
-            numbers.append(Number(benchmark, params, state, value, unit, machine, started))
+            protocol = int(version) if version.isdigit() else 0
+            commit = data["commit_hash"]
+            numbers.append(
+                Number(benchmark, params, state, value, unit, machine, started, commit, taken or [], protocol)
+            )
     return numbers
 
 

@@ -84,12 +84,22 @@ class Joint:
 
     def reproduce(self, decision: Decision) -> str:
         """One line that measures this series again; twice as long where it could not be decided."""
-        pattern = "^" + re.sub(r"([.()\[\]+*?|^$\\{}])", r"\\\1", decision.series.label) + "$"
-        # asv's names hold single quotes: inside double ones they read better, if nothing else in them means something.
-        pattern = f'"{pattern}"' if re.fullmatch(r"[\w.,' ()\\^-]+\$", pattern) else shlex.quote(pattern)
+        pattern = selecting(decision.series)
         longer = min(max(2 * decision.rounds, decide.LEAST), MOST)
         rounds = decision.rounds if decision.status == "regressed" else longer
         return f"motbench compare {self.asked.base[:10]} {self.asked.head[:10]} --bench {pattern} --rounds {rounds}"
+
+
+def exactly(series: Series) -> str:
+    """The regular expression that selects this series alone."""
+    return "^" + re.sub(r"([.()\[\]+*?|^$\\{}])", r"\\\1", series.label) + "$"
+
+
+def selecting(series: Series) -> str:
+    """What to type after --bench to select this series alone: the same, quoted for a shell."""
+    pattern = exactly(series)
+    # asv's names hold single quotes: inside double ones they read better, if nothing else in them means something.
+    return f'"{pattern}"' if re.fullmatch(r"[\w.,' ()\\^-]+\$", pattern) else shlex.quote(pattern)
 
 
 def judge(folder: Path, entries: Sequence[Accepted], today: date, with_image: bool) -> Joint:

@@ -36,23 +36,23 @@ def terminal(joint: Joint) -> str:
         lines += ["", "type", *(f"  {line}" for line in typed)]
     base, head = joint.asked.base[:10], joint.asked.head[:10]
     lines += ["", f"base {base}, head {head}, exit code {EXIT_CODES[joint.status]}"]
-    return "\n".join(_clean(line) for line in lines)
+    return "\n".join(clean(line) for line in lines)
 
 
 def markdown(joint: Joint) -> str:
     """For a pull request: the sentence, at most SHOWN series, worst first, and the line that reproduces what is red."""
-    lines = [f"**{joint.status}**: {_escape(joint.sentence)}", ""]
+    lines = [f"**{joint.status}**: {escape(joint.sentence)}", ""]
     interesting = [one for one in joint.decisions if one.status != "pass"]
     shown = (interesting or joint.decisions)[:SHOWN]
     if shown:
         lines += [f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}"]
-        lines += [f"| {' | '.join(_escape(cell) for cell in _row(one))} |" for one in shown]
+        lines += [f"| {' | '.join(escape(cell) for cell in _row(one))} |" for one in shown]
         hidden = len(joint.decisions) - len(shown)
         lines += ["", f"{hidden} more series: {_counts(joint, shown)}."] if hidden else [""]
-    lines += [f"- {_escape(note)}" for note in _notes(joint) if note]
+    lines += [f"- {escape(note)}" for note in _notes(joint) if note]
     if typed := _typed(joint):
         lines += ["", "```", *typed, "```"]
-    return "\n".join(_clean(line) for line in lines) + "\n"
+    return "\n".join(clean(line) for line in lines) + "\n"
 
 
 def junit(joint: Joint) -> bytes:
@@ -61,13 +61,13 @@ def junit(joint: Joint) -> bytes:
     counts = {"failure": 0, "error": 0}
 
     def case(name: str, status: Status, text: str, skipped: bool = False) -> None:
-        element = ElementTree.SubElement(suite, "testcase", classname="motbench", name=_clean(name))
+        element = ElementTree.SubElement(suite, "testcase", classname="motbench", name=clean(name))
         kind = {"regressed": "failure", "inconclusive": "error", "not-measured": "error"}.get(status)
         if skipped:
-            ElementTree.SubElement(element, "skipped", message=_clean(text))
+            ElementTree.SubElement(element, "skipped", message=clean(text))
         elif kind:
             counts[kind] += 1
-            ElementTree.SubElement(element, kind, type=status, message=_clean(text))
+            ElementTree.SubElement(element, kind, type=status, message=clean(text))
 
     if joint.image:
         case("image", joint.image.status, joint.image.sentence)
@@ -150,13 +150,13 @@ def _annotation(kind: str, title: str, message: str) -> str:
     return f"::{kind} title={title}::{escaped(message)}"
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Markdown and HTML out: a benchmark's name or an error message must not write on the page."""
     for character, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "'"), ("\n", " ")):
         text = text.replace(character, escaped)
     return text
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Control characters out: a record must not drive the terminal, nor break XML."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
