@@ -5,6 +5,7 @@ from pathlib import Path
 
 import typer
 
+from motbench.bisect import bisect
 from motbench.compare import compare
 from motbench.doctor import doctor
 from motbench.exits import guarded
@@ -20,6 +21,7 @@ from motbench.serve import serve
 from motbench.serve_bench import serve_bench
 from motbench.steps import step
 from motbench.trace import trace
+from motbench.trend import trend
 from motbench.understand import understand
 
 HELP = """Are today's fused image-model kernels right, and how fast are they?
@@ -32,6 +34,8 @@ app.command("nightly")(nightly)
 app.command("step", hidden=True)(step)
 app.command("compare")(compare)
 app.command("gate")(gate)
+app.command("trend")(trend)
+app.command("bisect")(bisect)
 app.command("doctor")(doctor)
 app.command("generate")(generate)
 app.command("parity")(parity)
