@@ -19,6 +19,7 @@ from benchmarks.harness.faults import FAULTS
 from benchmarks.harness.golden_case import GoldenCase, checkpoint_sha256
 from benchmarks.harness.golden_limits import KINDS, Kind, distance, judged_metrics
 from benchmarks.harness.goldens import Made
+from benchmarks.harness.images import RGB
 from benchmarks.harness.impls import said
 from benchmarks.harness.known_good import Variant, variants
 from reference_impl.contract import MoTOps
@@ -54,6 +55,7 @@ class Task:
 
     runs    how many known-good runs
     faults  which faults are injected into this case
+    anew    drift is measured from the picture that the reference makes now, which is to become the golden
     """
 
     case: GoldenCase
@@ -61,6 +63,7 @@ class Task:
     dtype: torch.dtype
     runs: int
     faults: Sequence[Fault]
+    anew: bool = False
 
     @property
     def dtype_name(self) -> str:
@@ -81,16 +84,15 @@ def assigned(cases: Sequence[GoldenCase]) -> dict[str, list[Fault]]:
 def measure(task: Task) -> Figures:
     """Known-good runs of the case, and runs with a fault.
 
-    Drift is measured from the golden or, where there is none that holds, from the picture that would become it: the
-    reference's in the case's own dtype. Raises OSError or ValueError for a case that cannot be read or made.
+    Drift is measured from the golden or, where there is none that holds, from the picture that would become it. Raises
+    OSError or ValueError for a case that cannot be read or made.
     """
     case, make = task.case, Maker(task.case, task.device)
     reference = make(reference_impl.OPS, task.dtype)
     approved = goldens.approved(case)
-    golden = approved if not approved.error else make(reference_impl.OPS, getattr(torch, case.request.dtype))
-    if golden.picture is None:
-        raise ValueError(f"{case.name}: the reference makes no picture on {task.device.type}")
-    expected: dict[Kind, Made] = {"parity": reference, "drift": Made(golden.picture)}
+    holds = approved.picture is not None and not approved.error and not task.anew
+    golden = approved.picture if approved.picture is not None and holds else candidate(make)
+    expected: dict[Kind, Made] = {"parity": reference, "drift": Made(golden)}
     good, bad = _Rows(task.dtype_name), _Rows(task.dtype_name)
     for variant in variants(task.runs, task.device, task.dtype):
         good.add(variant.name, expected, _varied(make, variant, task.dtype))
@@ -102,10 +104,18 @@ def measure(task: Task) -> Figures:
         prompt=case.request.prompt,
         request_sha256=case.request_sha256,
         checkpoint_sha256=checkpoint_sha256(case.checkpoint),
-        picture=images.fingerprint(golden.picture),
+        picture=images.fingerprint(golden),
         good=good.runs(),
         faults=bad.runs(),
     )
+
+
+def candidate(make: Maker) -> RGB:
+    """The picture that would become the golden: the reference's in the case's own dtype. Raises ValueError."""
+    picture = make(reference_impl.OPS, getattr(torch, make.case.request.dtype)).picture
+    if picture is None:
+        raise ValueError(f"{make.case.name}: the reference makes no picture on {make.device.type}")
+    return picture
 
 
 def _varied(make: Maker, variant: Variant, dtype: torch.dtype) -> Made:

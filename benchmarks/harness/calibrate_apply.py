@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 import reference_impl
-from benchmarks.harness import calibrate_files, goldens
-from benchmarks.harness.calibrate import Maker
+from benchmarks.harness import calibrate_files, goldens, images
+from benchmarks.harness.calibrate import Maker, candidate
 from benchmarks.harness.calibrate_files import Population
 from benchmarks.harness.calibrate_propose import Change, Signed, overlay_of, rates, records_of
 from benchmarks.harness.golden_accept import Approver
@@ -53,18 +53,18 @@ def refusals(changes: Sequence[Change], population: Population, reason: str) -> 
 def witnessed(change: Change, stack: str) -> tuple[str, str, dict[str, float]]:
     """Who confirms the golden under the new limits, why not if not, and how closely.
 
-    The witness is the reference on a CPU in a wider dtype than the golden's. Where there is no golden that holds, it is
-    the picture that would become it.
+    The witness is the reference on a CPU in a wider dtype than the golden's. Where drift was not measured from the
+    golden, it is the picture that would become it.
     """
     case, cpu = change.case, torch.device("cpu")
-    dtype = getattr(torch, case.request.dtype)
-    wider = truth_dtype(dtype)
+    wider = truth_dtype(getattr(torch, case.request.dtype))
     make = Maker(case, cpu)
-    approved = goldens.approved(case)
-    golden = Made(approved.picture) if not approved.error else make(reference_impl.OPS, dtype)
+    approved = goldens.approved(case).picture
+    held = approved is not None and images.fingerprint(approved) in change.pictures
+    golden = approved if approved is not None and held else candidate(make)
     own = change.overlay if here(cpu).name == stack else change.base
     limits = own["drift"].get(case.request.dtype) or change.base["drift"].get(case.request.dtype)
-    found = goldens.compare(Made(golden.picture), make(reference_impl.OPS, wider), limits.given if limits else None)
+    found = goldens.compare(Made(golden), make(reference_impl.OPS, wider), limits.given if limits else None)
     name = f"reference in {str(wider).removeprefix('torch.')} on cpu"
     refusal = "" if found.status == "pass" else f"{case.name}: {name} does not confirm the golden: {found.reason}"
     return name, refusal, {metric: value for metric, value in found.values.items() if math.isfinite(value)}

@@ -32,7 +32,11 @@ class Rates:
 
 @dataclass(frozen=True)
 class Change:
-    """New limits of one case: of the stack's overlay and of the base. Nothing is written yet."""
+    """New limits of one case: of the stack's overlay and of the base. Nothing is written yet.
+
+    detection, detection_before  dtype -> injected faults that the new and the old limits see; `lost`: only the old ones
+    pictures                     fingerprints of what drift was measured from
+    """
 
     case: GoldenCase
     overlay: dict[Kind, dict[str, Limits]]
@@ -40,6 +44,7 @@ class Change:
     detection: dict[str, Rate]
     detection_before: dict[str, Rate]
     lost: list[str]
+    pictures: set[str]
 
 
 def fitting(case: GoldenCase, population: Population, dtype: str) -> Figures | None:
@@ -84,7 +89,7 @@ def propose(
         old = case.overlays.get(population.stack.name)
         overlay = {kind: dict(old.limits.get(kind, {})) if old else {} for kind in KINDS}
         base = {kind: dict(case.limits[kind]) for kind in KINDS}
-        before, after, lost = {}, {}, []
+        before, after, lost, pictures = {}, {}, [], set()
         for dtype in dtypes:
             figures = fitting(case, population, dtype)
             if figures is None:
@@ -92,6 +97,7 @@ def propose(
                     f"{case.name} has no known-good runs in {dtype} on {population.stack.name} for what it asks today; "
                     f"type: motbench golden calibrate --case {case.name} --dtype {dtype}"
                 )
+            pictures.add(figures.picture)
             reached = [figures] + [found for other in others if (found := fitting(case, other, dtype))]
             for kind in KINDS:
                 overlay[kind][dtype] = _limits(limits(reach(figures.good, kind), by[kind, dtype]))
@@ -103,7 +109,7 @@ def propose(
             now = seen(figures.faults, {kind: overlay[kind][dtype].given for kind in KINDS})
             before[dtype], after[dtype] = rate(sum(was), len(was)), rate(sum(now), len(now))
             lost += [name for name, a, b in zip(figures.faults.names, was, now, strict=True) if a and not b]
-        changes.append(Change(case, overlay, base, after, before, lost))
+        changes.append(Change(case, overlay, base, after, before, lost, pictures))
     return changes
 
 

@@ -16,18 +16,23 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import environment, images
-from benchmarks.harness.golden_approval import Approval
+from benchmarks.harness.golden_approval import Approval, Overlay
 from benchmarks.harness.golden_case import (
     CASE,
     EXPECTED,
     GOLDENS,
     INPUT,
+    STACKS,
     GoldenCase,
     checkpoint_sha256,
     write_approval,
+    write_overlay,
 )
+from benchmarks.harness.golden_manifest import asked, unnamed
+from benchmarks.harness.golden_rates import measured
 from benchmarks.harness.goldens import Finding, Made, Plan, compare, painter
-from benchmarks.harness.records import write_atomic
+from benchmarks.harness.records import Rate, write_atomic
+from benchmarks.harness.stack import Stack
 from reference_impl.tolerance import truth_dtype
 
 
@@ -45,6 +50,7 @@ class Proposal:
     """A new picture: what the witness found, and the old golden with the new picture's metrics against it.
 
     agreed    the picture against the witness's, judged by the case's parity limits
+    rates     false alarms and detected faults of its limits with this picture; else `unmeasured` says why not
     previous  fingerprint of the old golden, empty if there is none; `change` is empty then, and for another size
     """
 
@@ -54,13 +60,15 @@ class Proposal:
     witness: str
     previous: str
     change: dict[str, float]
+    rates: dict[str, Rate]
+    unmeasured: str
 
     @property
     def refusal(self) -> str:
         """Why the picture may not become the golden, or nothing."""
-        if self.agreed.status == "pass":
-            return ""
-        return f"{self.case.name}: {self.witness} does not confirm the picture: {self.agreed.reason}"
+        if self.agreed.status != "pass":
+            return f"{self.case.name}: {self.witness} does not confirm the picture: {self.agreed.reason}"
+        return f"{self.case.name}: {self.unmeasured}" if self.unmeasured else ""
 
 
 def approver(root: Path, reason: str, cases: Sequence[str] = ()) -> Approver:
@@ -74,8 +82,8 @@ def approver(root: Path, reason: str, cases: Sequence[str] = ()) -> Approver:
     changed = environment.git(
         root, "status", "--porcelain", "--untracked-files=no", "--", ".", f":(exclude){GOLDENS}"
     ).splitlines()
-    if asked := [f"{GOLDENS}/{case}/{file}" for case in cases for file in (CASE, INPUT)]:
-        changed += environment.git(root, "status", "--porcelain", "--untracked-files=all", "--", *asked).splitlines()
+    if named := [f"{GOLDENS}/{case}/{file}" for case in cases for file in (CASE, INPUT)]:
+        changed += environment.git(root, "status", "--porcelain", "--untracked-files=all", "--", *named).splitlines()
     if changed:
         files = ", ".join(line[3:] for line in changed[:5])
         raise ValueError(f"the tree is dirty: {len(changed)} files differ from HEAD ({files}); commit them first")
@@ -95,7 +103,8 @@ def propose(case: GoldenCase, plan: Plan) -> Proposal:
     agreed = compare(confirmed, made, case.limits_of("parity", plan.dtype_name))
     witness = f"{plan.witness.name} in {wider.dtype_name} on {plan.device.type}"
     previous, change = _against_old(case, made)
-    return Proposal(case, plan, agreed, witness, previous, change)
+    rates, unmeasured = ({}, "") if made.picture is None else measured(case, plan.dtype_name, made.picture)
+    return Proposal(case, plan, agreed, witness, previous, change, rates, unmeasured)
 
 
 def _against_old(case: GoldenCase, made: Made) -> tuple[str, dict[str, float]]:
@@ -111,15 +120,20 @@ def _against_old(case: GoldenCase, made: Made) -> tuple[str, dict[str, float]]:
         return before, {}
 
 
-def accept(proposals: list[Proposal], by: Approver) -> None:
-    """Write the pictures and their provenance, all of them or none. Raises ValueError if the witness refused one."""
-    if refusals := [proposal.refusal for proposal in proposals if proposal.refusal]:
+def accept(proposals: list[Proposal], by: Approver, own: Stack | None = None) -> None:
+    """Write the pictures and their provenance, all of them or none; as the goldens of stack `own` alone, if given.
+
+    Raises ValueError if one is refused: by the witness, for want of rates, or for a change that the reason leaves out.
+    """
+    refusals = [proposal.refusal for proposal in proposals if proposal.refusal]
+    refusals += [said for proposal in proposals if (said := unnamed(proposal.case, by.reason))]
+    if refusals:
         raise ValueError(f"{'; '.join(refusals)}; nothing was accepted")
     for proposal in proposals:
-        _write(proposal, by)
+        _write(proposal, by, own)
 
 
-def _write(proposal: Proposal, by: Approver) -> None:
+def _write(proposal: Proposal, by: Approver, own: Stack | None) -> None:
     case, plan, agreed = proposal.case, proposal.plan, proposal.agreed
     picture, found, source = agreed.actual, agreed.comparison, case.input()
     if picture is None or found is None:
@@ -143,10 +157,17 @@ def _write(proposal: Proposal, by: Approver) -> None:
         agreement=_finite(agreed.values),
         previous=proposal.previous,
         change=_finite(proposal.change),
+        asked=asked(case),
+        rates=proposal.rates,
     )
     # The picture first: cut short in between, its hash is not the approved one, and `check` refuses it.
-    write_atomic(case.folder / EXPECTED, png)
-    write_approval(case, approval)
+    if own is None:
+        write_atomic(case.folder / EXPECTED, png)
+        write_approval(case, approval)
+    else:
+        write_atomic(case.folder / STACKS / f"{own.name}.png", png)
+        old = case.overlays.get(own.name) or Overlay(own, {"parity": {}, "drift": {}}, None, None)
+        write_overlay(case, dataclasses.replace(old, golden=approval))
 
 
 def _finite(values: dict[str, float]) -> dict[str, float]:

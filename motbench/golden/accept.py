@@ -22,13 +22,16 @@ def accept(
     reason: typing.Annotated[str, Opt(help="why the new picture is right; kept with it")] = "",
     impl: typing.Annotated[str, Opt(help="what makes the picture")] = "reference",
     device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
+    overlay: typing.Annotated[
+        bool, Opt("--overlay", help="as goldens of this device, attention and torch only, beside the case's own")
+    ] = False,
 ) -> None:
     """Approve today's pictures and answers as the golden ones, if the reference in a wider dtype confirms them.
 
-    Exit code 0 if all were accepted, 1 if one was not confirmed (nothing is written then), 2 for no reason or a dirty
-    tree.
+    Exit code 0 if all were accepted, 1 if one was not confirmed or its rates were not measured (nothing is written
+    then), 2 for no reason, one that leaves out what has changed, or a dirty tree.
     """
-    from benchmarks.harness import golden_accept, golden_answers
+    from benchmarks.harness import golden_accept, golden_answers, stack
 
     root = goldens_folder()
     pictures, questions = golden_answers.read_all(root, case)
@@ -36,10 +39,11 @@ def accept(
         root.parent, reason, [*(one.name for one in pictures), *(one.name for one in questions)]
     )
     plan = plan_of(impl, device, "float32")
+    here = stack.here(plan.device)
     _prove_origin(root.parent)
     proposals, answers = [], []
     for one in pictures:
-        proposals.append(golden_accept.propose(one, plan))
+        proposals.append(golden_accept.propose(one.on(here), plan))
         print(_proposal_line(proposals[-1]), flush=True)
     for question in questions:
         answers.append(golden_answers.propose_answer(question, plan))
@@ -47,7 +51,7 @@ def accept(
     if any(one.refusal for one in proposals) or any(one.refusal for one in answers):
         print("nothing was accepted")
         raise typer.Exit(Exit.REGRESSED)
-    golden_accept.accept(proposals, by)
+    golden_accept.accept(proposals, by, here if overlay else None)
     golden_answers.accept_answers(answers, by)
     print(f"accepted by {by.name} at {by.commit[:12]}: {by.reason}\nnow commit golden_images/")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -20,6 +21,16 @@ Opt = typer.Option
 DTYPES = ["float32", "bfloat16", "float16"]
 
 
+@dataclass(frozen=True)
+class How:
+    """What is measured of each case, as it is typed."""
+
+    device: str
+    dtypes: list[str]
+    runs: int
+    anew: bool
+
+
 def calibrate(
     case: typing.Annotated[list[str] | None, Opt(metavar="NAME", help="only this case; may be repeated")] = None,
     device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
@@ -29,6 +40,9 @@ def calibrate(
     figures: typing.Annotated[
         list[Path] | None, Opt(metavar="FILE", help="figures that --json wrote elsewhere, instead of measuring here")
     ] = None,
+    new_golden: typing.Annotated[
+        bool, Opt("--new-golden", help="measure drift from today's picture, which `accept` is to approve next")
+    ] = False,
     reason: typing.Annotated[str, Opt(help="set the limits, and why; kept with them. Without it nothing is set")] = "",
 ) -> None:
     """Measure how far known-good runs lie apart, show the limits that follow and, with --reason, set them.
@@ -46,7 +60,7 @@ def calibrate(
         new = _read(figures)
         cases = [one for one in cases if one.name in new.cases] if not case else cases
     else:
-        new = _measured(root, cases, device, dtype, runs)
+        new = _measured(root, cases, How(device, dtype, runs, new_golden))
     if json is not None:
         calibrate_files.write(json, new)
     dtypes = [name for name in DTYPES if any(name in new.cases.get(one.name, {}) for one in cases)]
@@ -74,7 +88,7 @@ def _read(paths: Sequence[Path]) -> Population:
     return first
 
 
-def _measured(root: Path, cases: Sequence[GoldenCase], device: str, dtypes: Sequence[str], runs: int) -> Population:
+def _measured(root: Path, cases: Sequence[GoldenCase], how: How) -> Population:
     """Measure here. All cases decide which fault is injected into which, so that a part has the whole's."""
     from rich.console import Console
 
@@ -83,16 +97,16 @@ def _measured(root: Path, cases: Sequence[GoldenCase], device: str, dtypes: Sequ
     from benchmarks.harness.golden_case import read_cases
     from motbench.implementation import one_thread_on_a_cpu, resolve
 
-    places = {name: resolve("reference", device, name)[1:] for name in dtypes}
-    place = places[dtypes[0]][0]
+    places = {name: resolve("reference", how.device, name)[1:] for name in how.dtypes}
+    place = places[how.dtypes[0]][0]
     one_thread_on_a_cpu(place)
     faults = calibrate.assigned(read_cases(root))
     here = stack.here(place)
     found: dict[str, dict[str, Figures]] = {}
     with Console(stderr=True).status("measuring") as status:
         for one in cases:
-            for name in dtypes:
-                task = calibrate.Task(one.on(here), place, places[name][1], runs, faults[one.name])
+            for name, (_, precision) in places.items():
+                task = calibrate.Task(one.on(here), place, precision, how.runs, faults[one.name], how.anew)
                 status.update(f"measuring {one.name} in {name}")
                 found.setdefault(one.name, {})[name] = calibrate.measure(task)
             print(f"  measured {one.name}", flush=True)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from benchmarks.harness import golden_accept, images
-from benchmarks.harness.golden_accept import Approver, accept, approver, propose
+from benchmarks.harness.golden_accept import Approver, accept, approver
 from benchmarks.harness.golden_case import read_case
 from benchmarks.harness.images import read_png
-from tests.golden.conftest import approve, change, commit, plan
+from tests.golden.conftest import approve, change, commit, plan, proposed
 from tests.golden.test_goldens import NAN, UNBIASED
 
 ADA = Approver("Ada <ada@example.org>", "because", "0" * 40)
@@ -79,7 +79,7 @@ def test_outside_a_repository_nothing_is_approved(tmp_path: Path) -> None:
 
 
 def test_the_first_approval_records_everything(unapproved: Path) -> None:
-    accept([propose(read_case(unapproved), plan())], ADA)
+    accept([proposed(unapproved)], ADA)
     case, file = read_case(unapproved), (unapproved / "expected.png").read_bytes()
     approval = case.approval
     assert approval is not None
@@ -102,7 +102,7 @@ def test_approval_leaves_the_rest_of_the_case_as_it_was(unapproved: Path) -> Non
 def test_a_second_approval_records_the_old_picture_and_the_change(approved: Path) -> None:
     before = read_case(approved).approval
     change(approved, seed=2)
-    accept([propose(read_case(approved), plan())], ADA)
+    accept([proposed(approved)], ADA)
     after = read_case(approved).approval
     assert before is not None
     assert after is not None
@@ -127,10 +127,10 @@ def test_an_edit_records_its_input(edit: Path) -> None:
 )
 def test_what_the_witness_does_not_confirm_is_refused(approved: Path, ops: object, says: str) -> None:
     before = {path.name: path.read_bytes() for path in approved.iterdir()}
-    proposal = propose(read_case(approved), plan("my.kernels:OPS", ops))  # type: ignore[arg-type]
+    proposal = proposed(approved, plan("my.kernels:OPS", ops))  # type: ignore[arg-type]
     assert proposal.refusal.startswith("small: reference in float64 on cpu does not confirm the picture")
     with pytest.raises(ValueError, match=rf"{says}.*nothing was accepted"):
-        accept([propose(read_case(approved), plan()), proposal], ADA)
+        accept([proposed(approved), proposal], ADA)
     assert {path.name: path.read_bytes() for path in approved.iterdir()} == before
 
 
@@ -147,7 +147,7 @@ def test_cut_short_between_picture_and_provenance_the_golden_is_refused(
         raise KeyboardInterrupt
 
     change(approved, seed=2)
-    proposal = propose(read_case(approved), plan())
+    proposal = proposed(approved)
     monkeypatch.setattr(golden_accept, "write_approval", killed)
     with pytest.raises(KeyboardInterrupt):
         accept([proposal], ADA)
