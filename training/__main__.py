@@ -65,6 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--image-scale", type=float, default=1.5, help="guidance of edits where it is on")
     one.add_argument("--pictures", type=Path, default=None, help="also write every picture here")
 
+    one = stages.add_parser("goldens", help="write the requests and inputs of the golden cases")
+    one.set_defaults(run=_goldens)
+    one.add_argument("--out", type=Path, default=Path("golden_images"))
+
     one = stages.add_parser("card", help="write the model card from what was measured")
     one.set_defaults(run=_card)
     one.add_argument("--scores", type=Path, required=True, help="JSON of evaluate")
@@ -195,6 +199,14 @@ def _evaluate(a: argparse.Namespace) -> int:
         image_scale=a.image_scale,
     )
     evaluate(a.checkpoint, options, a.out)
+    return 0
+
+
+def _goldens(a: argparse.Namespace) -> int:
+    from training.goldens import write_cases
+
+    names = write_cases(a.out)
+    print(f"wrote {len(names)} cases below {a.out}; next: motbench golden calibrate --reason, motbench golden accept")
     return 0
 
 
