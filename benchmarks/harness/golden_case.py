@@ -285,7 +285,15 @@ def write_overlay(case: GoldenCase, overlay: Overlay) -> None:
 
 @functools.cache
 def checkpoint_sha256(folder: Path) -> str:
-    """One hash over the names and contents of a checkpoint's files. Read once per process."""
+    """One hash over the names and contents of a checkpoint's files. Read once per process.
+
+    Raises FileNotFoundError.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"checkpoint {folder} is not there; case.json names it, relative to the repository: put it there, or mend "
+            "request.checkpoint"
+        )
     total = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
         with path.open("rb") as file:

@@ -55,13 +55,15 @@ class Plan:
 class Made:
     """A picture with its latents after, and its velocity during each update, [updates, n, width]; or why none.
 
-    judged  False if what lies on disk, not the implementation, is why there is no picture
+    judged   False if what lies on disk, not the implementation, is why there is no picture
+    updates  how many were made; of a golden, how many its case asks for
     """
 
     picture: RGB | None = None
     latents: dict[typing.Literal["x_t", "v_t"], images.Map] = field(default_factory=dict)
     error: str = ""
     judged: bool = True
+    updates: int | None = None
 
 
 Painter = Callable[[GoldenCase], Made]
@@ -130,7 +132,8 @@ def check_all(cases: Iterable[GoldenCase], plan: Plan, out: Path) -> Iterator[Go
 def approved(case: GoldenCase) -> Made:
     """The golden, and why it is void if it is. Raises OSError or ValueError if it or the input cannot be read."""
     expected, stale = case.expected(), case.stale()
-    return Made(expected, error=stale if expected is not None else _no_golden(case))
+    error = stale if expected is not None else _no_golden(case)
+    return Made(expected, error=error, updates=case.request.steps - 1)
 
 
 def _judged(
@@ -200,7 +203,8 @@ def made_of(result: GeneratedImage) -> Made:
     if result.image.mode != "RGB":
         raise ValueError(f"the picture has mode {result.image.mode} but must be RGB without alpha")
     after = torch.cat([result.x_t[1:], result.final_latents[None]])
-    return Made(np.asarray(result.image), {"x_t": after.numpy(), "v_t": result.v_t.numpy()})
+    latents: dict[typing.Literal["x_t", "v_t"], images.Map] = {"x_t": after.numpy(), "v_t": result.v_t.numpy()}
+    return Made(np.asarray(result.image), latents, updates=len(result.v_t))
 
 
 def compare(expected: Made, made: Made, limits: Mapping[str, float] | None) -> Finding:
@@ -222,6 +226,10 @@ def compare(expected: Made, made: Made, limits: Mapping[str, float] | None) -> F
     except ValueError as error:
         return Finding("regressed", str(error), a, b)
     status, reason = judge(found.values | latent_values(latents), limits, found.versions)
+    if expected.updates is not None and made.updates != expected.updates:
+        # Half precision hides an update too many in a picture; nothing hides it from a count.
+        more = f"; {reason}" if status == "regressed" else ""
+        status, reason = "regressed", f"{made.updates} updates were made but {expected.updates} are asked for{more}"
     return Finding(status, reason, a, b, found, latents)
 
 

@@ -222,6 +222,13 @@ def test_a_picture_of_another_size_fails() -> None:
     )
 
 
+@pytest.mark.parametrize(("updates", "status"), [(8, "regressed"), (7, "pass")])
+def test_an_update_too_many_fails_whatever_the_picture_says(updates: int, status: str) -> None:
+    found = compare(Made(picture(), updates=7), Made(picture(), updates=updates), {"absmax": 1.0})
+    said = "8 updates were made but 7 are asked for" if updates == 8 else ""
+    assert (found.status, found.reason) == (status, said)
+
+
 def test_latents_of_another_shape_fail() -> None:
     a, b = (Made(picture(), {"x_t": np.ones((n, 4, 8))}) for n in (2, 3))
     assert compare(a, b, {"absmax": 1.0}).reason.startswith("x_t is (3, 4, 8) but must be (2, 4, 8)")
