@@ -92,7 +92,9 @@ class CausalImages(Transformer):
         return dataclasses.replace(super().image_block(n_tokens, position, latent=latent), causal=True)
 
 
-def _with_contexts(change: Callable[[Contexts, Place], Contexts]) -> Inject:
+def with_contexts(change: Callable[[Contexts, Place], Contexts]) -> Inject:
+    """A fault of what the branches have seen."""
+
     def inject(setting: Setting, place: Place) -> Setting:
         pipeline = like(OtherContexts, setting.pipeline, change=lambda contexts: change(contexts, place))
         return dataclasses.replace(setting, pipeline=pipeline)
@@ -277,13 +279,13 @@ PIPELINE_FAULTS = (
     _placed(
         "guidance branches attend to each other",
         "the branch without text sees one row of the prompt",
-        _with_contexts(_leaking),
+        with_contexts(_leaking),
         guided,
     ),
-    _picture_fault("image positions off by one", "of the block that is denoised", _with_contexts(_moved)),
+    _picture_fault("image positions off by one", "of the block that is denoised", with_contexts(_moved)),
     _placed("latent position off by one", "one image token", _latent_position),
     _picture_fault("image tokens are causal", "each sees only earlier ones", _causal),
-    _placed("cached key of another layer", "one row in one layer", _with_contexts(_key_of_another_layer)),
+    _placed("cached key of another layer", "one row in one layer", with_contexts(_key_of_another_layer)),
     _placed("tokens swapped", "two neighbours, before the decoder", _autoencoder("decode", _tokens_swapped)),
     _placed("wrong tile", "8 x 8 pixels", _autoencoder("decode", _tile_repeated)),
     _picture_fault("latent scale slips", "1 % too small for the decoder", _autoencoder("decode", _latent_scaled)),

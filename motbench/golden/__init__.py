@@ -7,6 +7,7 @@ from motbench.golden.calibrate import calibrate
 from motbench.golden.check import check
 from motbench.golden.listing import list_cases
 from motbench.golden.metrics import metrics
+from motbench.golden.replay import replay
 from motbench.golden.selftest import selftest
 
 golden = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
@@ -16,3 +17,4 @@ golden.command("calibrate")(calibrate)
 golden.command("list")(list_cases)
 golden.command("metrics")(metrics)
 golden.command("selftest")(selftest)
+golden.command("replay")(replay)
