@@ -8,19 +8,21 @@ from __future__ import annotations
 import copy
 import dataclasses
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
+from bagel.batch import Batch
+from bagel.guided import Wish
 from bagel.latents import Grid
 from bagel.layers import KV, Block
 from bagel.pipeline import BagelPipeline, Guidance
 from bagel.probe import Probe
 from bagel.sampler import schedule
+from bagel.step import Workspace
 from bagel.transformer import Context, Transformer
 from benchmarks.harness.fault import Fault, Place, Setting, anywhere
 from benchmarks.harness.faults_of_layers import Velocity, like
@@ -92,7 +94,7 @@ class CausalImages(Transformer):
         return dataclasses.replace(super().image_block(n_tokens, position, latent=latent), causal=True)
 
 
-def with_contexts(change: Callable[[Contexts, Place], Contexts]) -> Inject:
+def _with_contexts(change: Callable[[Contexts, Place], Contexts]) -> Inject:
     """A fault of what the branches have seen."""
 
     def inject(setting: Setting, place: Place) -> Setting:
@@ -112,11 +114,29 @@ def _leaking(contexts: Contexts, place: Place) -> Contexts:
     return contexts | {"no_text": dataclasses.replace(other, layers=tuple(layers))}
 
 
-def attending_across(contexts: Contexts, _: Place) -> Contexts:
-    """Every branch sees what every branch has seen, as a batch without a mask between its sequences does."""
-    every = zip(*(context.layers for context in contexts.values()), strict=True)
-    joined = tuple(KV(torch.cat([kv.k for kv in layer]), torch.cat([kv.v for kv in layer])) for layer in every)
-    return {name: dataclasses.replace(context, layers=joined) for name, context in contexts.items()}
+class Unmasked(Workspace):
+    """Every pass attends to every row of the batch."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.cache.zero_()  # what a pass has not written yet is read all the same
+
+    def seen(self, index: int) -> slice:
+        """All rows, whatever the pass."""
+        return slice(0, self.cache.shape[2])
+
+
+@dataclass(frozen=True)
+class UnmaskedBatch(BagelPipeline):
+    """The guidance branches are denoised together, and nothing keeps them apart in attention."""
+
+    def _workspace(self, wishes: Sequence[Wish]) -> Workspace:
+        return Unmasked(self.model, Batch.of([wish.grid for wish in wishes], [wish.behind for wish in wishes]))
+
+
+def attending_across(setting: Setting, _: Place) -> Setting:
+    """What batched guidance did in public: the branches attend to each other."""
+    return dataclasses.replace(setting, pipeline=like(UnmaskedBatch, setting.pipeline))
 
 
 def _moved(contexts: Contexts, _: Place) -> Contexts:
@@ -277,15 +297,18 @@ PIPELINE_FAULTS = (
         "no image guidance", "its scale is 1", lambda setting, _: setting.with_guidance(image_scale=1.0), image_guided
     ),
     _placed(
-        "guidance branches attend to each other",
+        "guidance branch sees another's row",
         "the branch without text sees one row of the prompt",
-        with_contexts(_leaking),
+        _with_contexts(_leaking),
         guided,
     ),
-    _picture_fault("image positions off by one", "of the block that is denoised", with_contexts(_moved)),
+    _picture_fault(
+        "guidance branches attend to each other", "all of a batch, as nothing is masked", attending_across, guided
+    ),
+    _picture_fault("image positions off by one", "of the block that is denoised", _with_contexts(_moved)),
     _placed("latent position off by one", "one image token", _latent_position),
     _picture_fault("image tokens are causal", "each sees only earlier ones", _causal),
-    _placed("cached key of another layer", "one row in one layer", with_contexts(_key_of_another_layer)),
+    _placed("cached key of another layer", "one row in one layer", _with_contexts(_key_of_another_layer)),
     _placed("tokens swapped", "two neighbours, before the decoder", _autoencoder("decode", _tokens_swapped)),
     _placed("wrong tile", "8 x 8 pixels", _autoencoder("decode", _tile_repeated)),
     _picture_fault("latent scale slips", "1 % too small for the decoder", _autoencoder("decode", _latent_scaled)),

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from benchmarks.harness.fault import Fault, Place, Setting, anywhere
 from benchmarks.harness.faults import FAULTS
-from benchmarks.harness.faults_of_pipeline import attending_across, guided, with_contexts
 from benchmarks.harness.golden_case import GoldenCase
 from benchmarks.harness.goldens import Plan
 from benchmarks.harness.images import RGB
@@ -35,6 +34,7 @@ PROBES, PLACEMENTS = 10, 200
 
 UNKNOWN = "cannot be judged"
 REORDERING = "fused kernel's reordering"
+ACROSS = "guidance branches attend to each other"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ INCIDENTS = (
     Incident("unknown", (32,), None),
     Incident("a fused kernel", (12,), None, REORDERING),
     Incident("a rebase; the tolerance was doubled", (6,), None),
-    Incident("guidance branches attend to each other", (11, 70), True, "branches attend to each other"),
+    Incident(ACROSS, (11, 70), True, ACROSS),
     Incident("another version", (53,), None),
     Incident("another version", (16,), None),
     Incident("one denoising step more", (5,), True, "one update more", over=True),
@@ -86,15 +86,8 @@ def _requeued(setting: Setting, place: Place) -> Setting:
 
 
 REPLAYS = (
-    dataclasses.replace(FAULTS["one update more"], what="the schedule has one time more"),
-    Fault(
-        "branches attend to each other",
-        "every branch sees all that any has seen",
-        "pipeline",
-        "picture",
-        with_contexts(attending_across),
-        guided,
-    ),
+    FAULTS["one update more"],
+    FAULTS[ACROSS],
     Fault(
         REORDERING,
         "2 % of Q and K one unit off: right, and must pass",
