@@ -128,11 +128,28 @@ def golden(folder: Path) -> Status:
             append_line(folder / "golden.jsonl", result)
             statuses.append(result.status)
             line = f"  {result.case:24} {impl:9} {dtype:8} against {result.against:9} {result.status:12}"
-            print(f"{line} {result.seconds:5.1f} s  {result.reason}".rstrip(), flush=True)
+            print(f"{line} {result.seconds:5.1f} s  {result.words or result.reason}".rstrip(), flush=True)
+    statuses.append(_watch(folder, cases))
     if broken:
         raise broken[0]
     order: tuple[Status, ...] = ("regressed", "not-measured", "inconclusive")
     return next((status for status in order if status in statuses), "pass" if statuses else "not-measured")
+
+
+def _watch(folder: Path, cases: list[GoldenCase]) -> Status:
+    """Negative controls and stale limits. A control that passes is a gate that is blind."""
+    import reference_impl
+    from benchmarks.harness import golden_watch, goldens
+    from benchmarks.harness.records import write_json
+    from motbench.implementation import resolve
+
+    device, _ = _places()
+    ops, device, dtype = resolve("reference", device.type, "float32")
+    found = golden_watch.watch(cases, goldens.Plan("reference", ops, reference_impl.OPS, device, dtype), folder.parent)
+    write_json(folder / "golden_watch.json", found)
+    for line in golden_watch.lines(found):
+        print(f"  {line}", flush=True)
+    return golden_watch.status(found)
 
 
 def _golden_cases(goldens: Path) -> tuple[list[GoldenCase], list[AnswerCase], list[Exception]]:

@@ -7,6 +7,7 @@ A run is one folder, `results/runs/<run id>/`:
     conformance.jsonl  Conformance, one line per case: against the original BAGEL
     parity.jsonl       Parity, one line per op and case: fused against reference
     golden.jsonl       Golden, one line per judged picture
+    golden_watch.json  GoldenWatch: pictures that must differ, and limits that no run comes near
     selftest.json      Selftest: which injected faults the gate saw, and how often it cried wolf
     series.json        Profile: which series this machine is expected to measure, and which lie outside
     timing.jsonl       Timing, one line per benchmark process
@@ -245,6 +246,45 @@ class Golden:
     texts: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Control:
+    """Two pictures that must differ, judged as any other: a gate that passes them is blind.
+
+    outside  whether they were told apart; None if they could not be judged, and `reason` says why
+    """
+
+    name: str
+    what: str
+    outside: bool | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class StaleLimit:
+    """A limit that the last `runs` pictures that moved at all stayed far below: it no longer says what is normal.
+
+    p99, largest  of their scores (Golden.score)
+    """
+
+    case: str
+    impl: str
+    against: str
+    device: str
+    dtype: str
+    runs: int
+    p99: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class GoldenWatch:
+    """What is watched about the gate itself, beside its self-test."""
+
+    controls: list[Control]
+    stale: list[StaleLimit]
+    schema: int = SCHEMA
+
+
 Tier = Literal["op parity", "fp32 trace", "picture"]
 TIERS: tuple[Tier, ...] = ("op parity", "fp32 trace", "picture")
 """What may see a fault: an op against the reference on named inputs (motbench ops), the tensors of a golden case in
@@ -304,12 +344,31 @@ class Selftest:
 
 
 @dataclass(frozen=True)
+class Clock:
+    """What the GPU did during each sample that counts (harness/gpu_clock.py); the lists are as long as the samples.
+
+    usual_mhz  SM clock of the warm-up, the median
+    reasons    why the clock was held down, in words; empty where it was not
+    discarded  how many samples do not count, by reason
+    """
+
+    usual_mhz: float
+    sm_mhz: list[int]
+    temperature_c: list[int]
+    power_w: list[float]
+    reasons: list[str]
+    discarded: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Timing:
     """The samples that one benchmark process returned, with what asv's flat list loses. Samples in seconds.
 
     side, order  in a comparison (harness/rounds.py): which side of the round this process measured, and its place in
                  the round, counted from 0; elsewhere empty
     kernels      hash of every kernel that was compiled for it; empty where none was, or on a CPU
+    compile_seconds  of these kernels together; None if none was compiled anew
+    clock        of the GPU; None where it was not measured
     """
 
     benchmark: str
@@ -326,6 +385,8 @@ class Timing:
     side: str = ""
     order: int = 0
     kernels: str = ""
+    compile_seconds: float | None = None
+    clock: Clock | None = None
 
 
 @dataclass(frozen=True)
@@ -556,7 +617,7 @@ def from_dict(kind: Any, value: Any) -> Any:
             raise TypeError(f"{type(value).__name__} is not an object")
         if "schema" in value and value["schema"] != SCHEMA:
             raise SchemaError(f"schema {value['schema']} is not {SCHEMA}; use the motbench version that wrote it")
-        hints = _fields(kind)
+        hints = _fields(typing.cast(type, kind))
         if unknown := value.keys() - hints.keys():
             raise TypeError(f"unknown fields {sorted(unknown)}")
         return kind(**{name: from_dict(hints[name], item) for name, item in value.items()})  # type: ignore[operator]
