@@ -10,8 +10,8 @@ from functools import partial
 from mot_impl.attention import attention
 from mot_impl.linear import linear
 from mot_impl.mlp import gated_linear, gated_mlp
-from mot_impl.norm import HeadBlock, head_rms_norm, rms_norm
-from mot_impl.rotary import qk_norm_rotary, rotary
+from mot_impl.norm import HeadBlock, add_rms_norm, head_rms_norm, rms_norm
+from mot_impl.rotary import RowBlock, qk_norm_rotary, rotary
 from mot_impl.tiles import TileTable
 from reference_impl.contract import MoTOps, Problem
 
@@ -23,6 +23,7 @@ def fused_ops(tiles: TileTable) -> MoTOps:
         linear=partial(linear, tiles=tiles),
         rms_norm=rms_norm,
         head_rms_norm=head_rms_norm,
+        add_rms_norm=add_rms_norm,
         rotary=rotary,
         qk_norm_rotary=qk_norm_rotary,
         gated_linear=partial(gated_linear, tiles=tiles),
@@ -44,10 +45,10 @@ def describe_tile(problem: Problem, tiles: TileTable) -> str:
             gated = tiles.choose(dataclasses.replace(problem, op="gated_linear"))
             down = tiles.choose(dataclasses.replace(problem, op="linear", n=problem.k, k=problem.n))
             return f"{gated}; {down}"
-        case "rms_norm" | "head_rms_norm":
+        case "rms_norm" | "head_rms_norm" | "add_rms_norm" | "rotary":
             return str(HeadBlock.of(problem.m * problem.n // max(problem.k, 1), problem.k))
-        case "rotary" | "qk_norm_rotary":
-            return str(HeadBlock.of(problem.m * problem.n // max(problem.k, 1), problem.k // 2))
+        case "qk_norm_rotary":
+            return str(RowBlock.of(problem.m, problem.n // max(problem.k, 1), problem.k))
         case "attention":
             return "PyTorch's scaled_dot_product_attention"
     raise ValueError(f"op {problem.op!r} is not an op of the contract; see reference_impl.contract.MoTOps")

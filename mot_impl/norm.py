@@ -1,4 +1,5 @@
-"""Routed RMSNorm in one launch, over a row and over each head of a row: a row of width K is one head of width K."""
+"""Routed RMSNorm in one launch, over a row and over each head of a row: a row of width K is one head of width K. And
+of the sum of two rows, which is stored too."""
 
 from dataclasses import dataclass
 
@@ -8,11 +9,14 @@ import triton.language as tl
 from torch import Tensor
 
 from mot_impl.device import INTERPRETED, launch, require_supported, require_unit_stride
-from reference_impl.checks import check_norm
+from reference_impl.checks import check_add_norm, check_norm
 from reference_impl.contract import Route, require
 
 WIDEST = 32_768
 """A program keeps a whole row in registers, 32 values a thread at this width with 32 warps. Twice as many spill."""
+
+PER_WARP = 1024
+"""Values that a warp keeps, 32 a thread. Measured on an H100: at a row of 3584, four warps are faster than eight."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,12 @@ class HeadBlock:
 
     @classmethod
     def of(cls, n_heads: int, width: int) -> "HeadBlock":
-        """About 4096 elements a program, 16 a thread; in the interpreter, whose cost is per program, far more."""
+        """About 4096 elements a program; in the interpreter, whose cost is per program, far more."""
         require(width <= WIDEST, "width is {} but the norm takes at most {}", width, WIDEST, error=NotImplementedError)
         padded = triton.next_power_of_2(max(width, 1))
         most = max(1, (2**20 if INTERPRETED else 4096) // padded)
         heads = min(most, triton.next_power_of_2(max(n_heads, 1)))
-        return cls(heads, padded, min(32, max(4, heads * padded // 512)))
+        return cls(heads, padded, min(32, max(4, heads * padded // PER_WARP)))
 
     def __str__(self) -> str:
         return f"{self.heads}x{self.width} w{self.warps} ({'interpreter' if INTERPRETED else 'heuristic'})"
@@ -65,6 +69,29 @@ def _norm_kernel(
     tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
+@triton.jit(do_not_specialize=["n_rows", "n_text"])
+def _add_norm_kernel(
+    x_ptr, other_ptr, gain_ptr, sum_ptr, y_ptr, rows_ptr,
+    n_rows, n_text, D, stride_x, stride_other, stride_gain, eps,
+    BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_H rows of sum and y. x and other [*, D], gain [2, D], sum and y [n_rows, D], rows int64 [n_rows]."""
+    position, row, _, mask_h = head_coordinates(rows_ptr, n_rows, 1, BLOCK_H)
+    offs_d = tl.arange(0, BLOCK_D)
+    mask = mask_h[:, None] & (offs_d < D)[None, :]
+    x = tl.load(x_ptr + (row * stride_x)[:, None] + offs_d[None, :], mask=mask, other=0.0).to(tl.float32)
+    other = tl.load(other_ptr + (row * stride_other)[:, None] + offs_d[None, :], mask=mask, other=0.0).to(tl.float32)
+    offs = (row * D)[:, None] + offs_d[None, :]
+    # What is normalised is the sum as stored: rounded, as the next layer will see it.
+    total = (x + other).to(sum_ptr.dtype.element_ty)
+    tl.store(sum_ptr + offs, total, mask=mask)
+    total = total.to(tl.float32)
+    expert = (position >= n_text).to(tl.int64)
+    gain = tl.load(gain_ptr + (expert * stride_gain)[:, None] + offs_d[None, :], mask=mask, other=0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(total * total, axis=1) / D + eps)
+    tl.store(y_ptr + offs, (total * scale[:, None] * gain).to(y_ptr.dtype.element_ty), mask=mask)
+
+
 def rms_norm(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:
     """y[row] = x[row] / sqrt(mean(x[row]^2) + eps) * gain[expert of row], in float32, rounded once.
 
@@ -81,6 +108,29 @@ def head_rms_norm(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:
     require(x.ndim == 3, "x has shape {} but must be [M, heads, d]", tuple(x.shape))
     check_norm(x, gain, route)
     return _normalise(x, gain, route, eps)
+
+
+def add_rms_norm(x: Tensor, other: Tensor, gain: Tensor, route: Route, eps: float) -> tuple[Tensor, Tensor]:
+    """(s, rms_norm(s, gain)) with s = x + other, rounded before it is normalised.
+
+    x and other [M, K] with any row stride, gain [2, K] -> two of [M, K] in x's dtype. Raises ValueError or TypeError at
+    the contract's door, NotImplementedError for a device, dtype or width without kernels.
+    """
+    check_add_norm(x, other, gain, route)
+    require_supported(x, other, gain)
+    require_unit_stride(x=x, other=other, gain=gain)
+    m, k = x.shape
+    # Two rows at once: twice the registers.
+    require(2 * k <= WIDEST, "width is {} but add_rms_norm takes at most {}", k, WIDEST // 2, error=NotImplementedError)
+    total, y = (torch.empty(m, k, dtype=x.dtype, device=x.device) for _ in range(2))
+    block = HeadBlock.of(m, k)
+    launch(
+        _add_norm_kernel, triton.cdiv(m, block.heads), x,
+        x, other, gain, total, y, route.rows.contiguous(),
+        m, route.n_text, k, x.stride(0), other.stride(0), gain.stride(0), eps,
+        BLOCK_H=block.heads, BLOCK_D=block.width, num_warps=block.warps,
+    )  # fmt: skip
+    return total, y
 
 
 def _normalise(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:

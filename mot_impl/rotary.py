@@ -1,14 +1,47 @@
 """Rotary position embedding, alone and in one launch with the q/k norms."""
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from mot_impl.device import launch, require_supported, require_unit_stride
-from mot_impl.norm import HeadBlock, head_coordinates
+from mot_impl.device import INTERPRETED, launch, require_supported, require_unit_stride
+from mot_impl.norm import PER_WARP, WIDEST, HeadBlock
 from reference_impl.checks import check_qk_norm_rotary, check_rotary
-from reference_impl.contract import QKNorm, Rotary, Route
+from reference_impl.contract import QKNorm, Rotary, Route, require
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """How the kernel of whole rows divides its problem: `rows` a program, each with `heads` of `width`, both padded."""
+
+    rows: int
+    heads: int
+    width: int
+    warps: int
+
+    @classmethod
+    def of(cls, m: int, n_heads: int, head_dim: int) -> "RowBlock":
+        """One row a program, 32 values a thread; in the interpreter, whose cost is per program, as many as a million
+        values hold."""
+        heads, width = triton.next_power_of_2(n_heads), triton.next_power_of_2(head_dim)
+        require(
+            heads * width <= WIDEST,
+            "{} heads of width {} are {} values with padding but the q/k norm takes at most {}",
+            n_heads,
+            head_dim,
+            heads * width,
+            WIDEST,
+            error=NotImplementedError,
+        )
+        rows = min(max(1, 2**20 // (heads * width)), triton.next_power_of_2(max(m, 1))) if INTERPRETED else 1
+        return cls(rows, heads, width, min(32, max(4, heads * width // PER_WARP)))
+
+    def __str__(self) -> str:
+        where = "interpreter" if INTERPRETED else "heuristic"
+        return f"{self.rows}x{self.heads}x{self.width} w{self.warps} ({where})"
 
 
 @triton.jit
@@ -20,11 +53,12 @@ def _load_halves(ptrs, half, mask):
 
 
 @triton.jit
-def _turn(first, second, cos_ptr, sin_ptr, offs_cos, offs_sin, half, mask):
-    """x * cos + rotate_half(x) * sin on halves: [a, b] -> [a * cos - b * sin, b * cos + a * sin]."""
-    cos_first, cos_second = _load_halves(cos_ptr + offs_cos, half, mask)
-    sin_first, sin_second = _load_halves(sin_ptr + offs_sin, half, mask)
-    return first * cos_first - second * sin_first, second * cos_second + first * sin_second
+def _turn(first, second, cos, sin):
+    """x * cos + rotate_half(x) * sin on halves: [a, b] -> [a * cos - b * sin, b * cos + a * sin].
+
+    The tables' second halves repeat the first, so one half of each is enough.
+    """
+    return first * cos - second * sin, second * cos + first * sin
 
 
 @triton.jit
@@ -46,42 +80,45 @@ def _rotary_kernel(
     mask = (row < n_rows)[:, None] & (offs_d < HALF)[None, :]
     x_ptrs = x_ptr + (row * stride_x + head * stride_x_head)[:, None] + offs_d[None, :]
     first, second = _load_halves(x_ptrs, HALF, mask)
-    offs_cos = (row * stride_cos)[:, None] + offs_d[None, :]
-    offs_sin = (row * stride_sin)[:, None] + offs_d[None, :]
-    first, second = _turn(first, second, cos_ptr, sin_ptr, offs_cos, offs_sin, HALF, mask)
+    cos = tl.load(cos_ptr + (row * stride_cos)[:, None] + offs_d[None, :], mask=mask, other=0.0)
+    sin = tl.load(sin_ptr + (row * stride_sin)[:, None] + offs_d[None, :], mask=mask, other=0.0)
+    first, second = _turn(first, second, cos, sin)
     _store_halves(y_ptr + (offs * 2 * HALF)[:, None] + offs_d[None, :], first, second, HALF, mask)
 
 
 @triton.jit(do_not_specialize=["n_rows", "n_text"])
 def _qk_norm_rotary_kernel(
     qkv_ptr, q_gain_ptr, k_gain_ptr, cos_ptr, sin_ptr, q_ptr, k_ptr, rows_ptr,
-    n_rows, n_text, n_heads, n_kv_heads, HALF,
-    stride_qkv, stride_q_gain, stride_k_gain, stride_cos, stride_sin, eps,
-    BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
+    n_rows, n_text, stride_qkv, stride_q_gain, stride_k_gain, stride_cos, stride_sin, eps,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_H heads of q and k. qkv [*, (n_heads + 2 n_kv_heads) * 2 HALF], q and k contiguous, rows int64."""
-    position, row, head, mask_h = head_coordinates(rows_ptr, n_rows, n_heads + n_kv_heads, BLOCK_H)
-    width = 2 * HALF
-    offs_d = tl.arange(0, BLOCK_D)
-    mask_d = (offs_d < HALF)[None, :]
-    mask = mask_h[:, None] & mask_d
-    first, second = _load_halves(qkv_ptr + (row * stride_qkv + head * width)[:, None] + offs_d[None, :], HALF, mask)
-    scale = tl.rsqrt((tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)) / width + eps)
-    expert = (position >= n_text).to(tl.int64)
-    is_q = mask_h & (head < n_heads)
-    is_k = mask_h & (head >= n_heads)
-    mask_q, mask_k = is_q[:, None] & mask_d, is_k[:, None] & mask_d
-    q_gain = _load_halves(q_gain_ptr + (expert * stride_q_gain)[:, None] + offs_d[None, :], HALF, mask_q)
-    k_gain = _load_halves(k_gain_ptr + (expert * stride_k_gain)[:, None] + offs_d[None, :], HALF, mask_k)
-    first = first * scale[:, None] * (q_gain[0] + k_gain[0])
-    second = second * scale[:, None] * (q_gain[1] + k_gain[1])
-    offs_cos = (row * stride_cos)[:, None] + offs_d[None, :]
-    offs_sin = (row * stride_sin)[:, None] + offs_d[None, :]
-    first, second = _turn(first, second, cos_ptr, sin_ptr, offs_cos, offs_sin, HALF, mask)
-    q_ptrs = q_ptr + ((row * n_heads + head) * width)[:, None] + offs_d[None, :]
-    k_ptrs = k_ptr + ((row * n_kv_heads + head - n_heads) * width)[:, None] + offs_d[None, :]
-    _store_halves(q_ptrs, first, second, HALF, mask_q)
-    _store_halves(k_ptrs, first, second, HALF, mask_k)
+    """q and k of BLOCK_R rows. qkv [*, (HEADS + 2 KV_HEADS) * 2 HALF], q and k contiguous, rows int64.
+
+    Whole rows, because all heads of a row share its tables and its expert's gains: a thread reads them once for several
+    heads. The sizes are constants: a model has few, and masks that hold for all fall away.
+    """
+    width: tl.constexpr = 2 * HALF
+    position = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    mask_r = position < n_rows
+    row = tl.load(rows_ptr + position, mask=mask_r, other=0)[:, None, None]
+    expert = (position >= n_text).to(tl.int64)[:, None, None]
+    head = tl.arange(0, BLOCK_H)[None, :, None]
+    offs_d = tl.arange(0, BLOCK_D)[None, None, :]
+    mask_d = mask_r[:, None, None] & (offs_d < HALF)
+    is_q = head < HEADS
+    mask_q, mask_k = mask_d & is_q, mask_d & (head >= HEADS) & (head < HEADS + KV_HEADS)
+    first, second = _load_halves(qkv_ptr + row * stride_qkv + (head * width + offs_d), HALF, mask_q | mask_k)
+    cos = tl.load(cos_ptr + row * stride_cos + offs_d, mask=mask_d, other=0.0)
+    sin = tl.load(sin_ptr + row * stride_sin + offs_d, mask=mask_d, other=0.0)
+    q_gain = _load_halves(q_gain_ptr + expert * stride_q_gain + offs_d, HALF, mask_d)
+    k_gain = _load_halves(k_gain_ptr + expert * stride_k_gain + offs_d, HALF, mask_d)
+    scale = tl.rsqrt(tl.sum(first * first + second * second, axis=2) / width + eps)[:, :, None]
+    first = first * scale * tl.where(is_q, q_gain[0], k_gain[0])
+    second = second * scale * tl.where(is_q, q_gain[1], k_gain[1])
+    first, second = _turn(first, second, cos, sin)
+    _store_halves(q_ptr + row * (HEADS * width) + (head * width + offs_d), first, second, HALF, mask_q)
+    _store_halves(k_ptr + row * (KV_HEADS * width) + ((head - HEADS) * width + offs_d), first, second, HALF, mask_k)
 
 
 def rotary(x: Tensor, table: Rotary) -> Tensor:
@@ -95,12 +132,12 @@ def rotary(x: Tensor, table: Rotary) -> Tensor:
     require_unit_stride(x=x, cos=table.cos, sin=table.sin)
     m, n_heads, d = x.shape
     y = torch.empty(m, n_heads, d, dtype=x.dtype, device=x.device)
-    block = HeadBlock.of(m * n_heads, d // 2)
+    block = HeadBlock.of(m * n_heads, d)
     launch(
         _rotary_kernel, triton.cdiv(m * n_heads, block.heads), x,
         x, table.cos, table.sin, y,
         m, n_heads, d // 2, x.stride(0), x.stride(1), table.cos.stride(0), table.sin.stride(0),
-        BLOCK_H=block.heads, BLOCK_D=block.width, num_warps=block.warps,
+        BLOCK_H=block.heads, BLOCK_D=block.width // 2, num_warps=block.warps,
     )  # fmt: skip
     return y
 
@@ -118,14 +155,13 @@ def qk_norm_rotary(qkv: Tensor, norm: QKNorm, table: Rotary, route: Route) -> tu
     m, d = qkv.shape[0], norm.head_dim
     q = torch.empty(m, norm.n_heads, d, dtype=qkv.dtype, device=qkv.device)
     k = torch.empty(m, norm.n_kv_heads, d, dtype=qkv.dtype, device=qkv.device)
-    n_heads = m * (norm.n_heads + norm.n_kv_heads)
-    block = HeadBlock.of(n_heads, d // 2)
+    block = RowBlock.of(m, norm.n_heads + norm.n_kv_heads, d)
     launch(
-        _qk_norm_rotary_kernel, triton.cdiv(n_heads, block.heads), qkv,
+        _qk_norm_rotary_kernel, triton.cdiv(m, block.rows), qkv,
         qkv, norm.q_gain, norm.k_gain, table.cos, table.sin, q, k, route.rows.contiguous(),
-        m, route.n_text, norm.n_heads, norm.n_kv_heads, d // 2,
-        qkv.stride(0), norm.q_gain.stride(0), norm.k_gain.stride(0), table.cos.stride(0), table.sin.stride(0),
-        norm.eps,
-        BLOCK_H=block.heads, BLOCK_D=block.width, num_warps=block.warps,
+        m, route.n_text, qkv.stride(0), norm.q_gain.stride(0), norm.k_gain.stride(0),
+        table.cos.stride(0), table.sin.stride(0), norm.eps,
+        HEADS=norm.n_heads, KV_HEADS=norm.n_kv_heads, HALF=d // 2,
+        BLOCK_R=block.rows, BLOCK_H=block.heads, BLOCK_D=block.width // 2, num_warps=block.warps,
     )  # fmt: skip
     return q, k, qkv[:, -norm.n_kv_heads * d :].view(m, norm.n_kv_heads, d)

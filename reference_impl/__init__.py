@@ -4,7 +4,7 @@ from reference_impl.attention import attention
 from reference_impl.contract import MoTOps, Problem
 from reference_impl.linear import linear
 from reference_impl.mlp import gated_linear, gated_mlp
-from reference_impl.norm import head_rms_norm, rms_norm
+from reference_impl.norm import add_rms_norm, head_rms_norm, rms_norm
 from reference_impl.rotary import qk_norm_rotary, rotary
 
 
@@ -17,6 +17,7 @@ OPS = MoTOps(
     linear=linear,
     rms_norm=rms_norm,
     head_rms_norm=head_rms_norm,
+    add_rms_norm=add_rms_norm,
     rotary=rotary,
     qk_norm_rotary=qk_norm_rotary,
     gated_linear=gated_linear,

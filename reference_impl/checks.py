@@ -71,6 +71,14 @@ def check_norm(x: Tensor, gain: Tensor, route: Route) -> None:
     check_same_place("gain", gain, x)
 
 
+def check_add_norm(x: Tensor, other: Tensor, gain: Tensor, route: Route) -> None:
+    """The door of `add_rms_norm`."""
+    require(x.ndim == 2, "x has shape {} but must be [M, K]", tuple(x.shape))
+    require(other.shape == x.shape, "other is {} but x {}; they must agree", tuple(other.shape), tuple(x.shape))
+    check_norm(x, gain, route)
+    check_same_place("other", other, x)
+
+
 def check_rotary(x: Tensor, table: Rotary) -> None:
     """The door of `rotary`."""
     require(x.ndim == 3, "x has shape {} but must be [M, heads, d]", tuple(x.shape))

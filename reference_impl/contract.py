@@ -252,7 +252,8 @@ class QKNorm:
 class Rotary:
     """Rotary position tables of a sequence.
 
-    cos, sin  [M, d] float32, half-split convention: the second half of a row repeats the first
+    cos, sin  [M, d] float32, half-split convention: the second half of a row repeats the first, so that a kernel may
+              read either
     """
 
     cos: Tensor
@@ -280,7 +281,8 @@ class Problem:
     """One kernel problem, for asking an implementation which tile it would use. `op` is a name of the contract.
 
     m rows; k the width of a row of x and n that of a row of the result. gated_mlp: n is the intermediate width. Norms,
-    rotary and attention: k is the width of one head and n that of all heads of a row. image_first is the route's.
+    rotary and attention: k is the width of one head and n that of all heads of a row, of qk_norm_rotary those of q and
+    k. image_first is the route's.
     """
 
     op: str
@@ -301,6 +303,8 @@ class MoTOps:
     linear(x [M,K], experts, route) -> [M,N]                       each row through its expert's layer
     rms_norm(x [M,K], gain [2,K], route, eps) -> [M,K]             x / sqrt(mean(x^2) + eps) * gain, in float32
     head_rms_norm(x [M,heads,d], gain [2,d], route, eps) -> same   the same per head
+    add_rms_norm(x [M,K], other [M,K], gain [2,K], route, eps)     s = x + other, rounded; then its rms_norm
+        -> s [M,K], y [M,K]
     rotary(x [M,heads,d], table) -> same                           x * cos + rotate_half(x) * sin, in float32
     qk_norm_rotary(qkv [M,(H+2G)d], norm, table, route)            head_rms_norm then rotary on q and k, rounded once
         -> q [M,H,d], k [M,G,d], v [M,G,d]                         v is a view of qkv
@@ -317,6 +321,7 @@ class MoTOps:
     linear: Callable[[Tensor, Experts, Route], Tensor]
     rms_norm: Callable[[Tensor, Tensor, Route, float], Tensor]
     head_rms_norm: Callable[[Tensor, Tensor, Route, float], Tensor]
+    add_rms_norm: Callable[[Tensor, Tensor, Tensor, Route, float], tuple[Tensor, Tensor]]
     rotary: Callable[[Tensor, Rotary], Tensor]
     qk_norm_rotary: Callable[[Tensor, QKNorm, Rotary, Route], tuple[Tensor, Tensor, Tensor]]
     gated_linear: Callable[[Tensor, Experts, Route], Tensor]

@@ -1,9 +1,9 @@
-"""Routed RMSNorm over a row, and over each head of a row."""
+"""Routed RMSNorm over a row, over each head of a row, and over the sum of two rows."""
 
 import torch
 from torch import Tensor
 
-from reference_impl.checks import check_norm
+from reference_impl.checks import check_add_norm, check_norm
 from reference_impl.contract import Route, accumulation_dtype, require
 
 
@@ -26,6 +26,17 @@ def head_rms_norm(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:
     require(x.ndim == 3, "x has shape {} but must be [M, heads, d]", tuple(x.shape))
     check_norm(x, gain, route)
     return _normalise(x, gain, route, eps)
+
+
+def add_rms_norm(x: Tensor, other: Tensor, gain: Tensor, route: Route, eps: float) -> tuple[Tensor, Tensor]:
+    """(s, rms_norm(s, gain)) with s = x + other, rounded before it is normalised: a residual and the norm behind it.
+
+    x and other [M, K], gain [2, K] -> two of [M, K] in x's dtype. Raises ValueError or TypeError.
+    Source: Qwen2's decoder layer, which adds in the dtype of its hidden states and then normalises.
+    """
+    check_add_norm(x, other, gain, route)
+    total = x + other
+    return total, rms_norm(total, gain, route, eps)
 
 
 def _normalise(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:

@@ -114,6 +114,7 @@ WORK = (
     *(Work("linear", layer) for layer in LAYERS),
     Work("rms_norm"),
     Work("head_rms_norm"),
+    Work("add_rms_norm"),
     Work("rotary"),
     Work("qk_norm_rotary"),
     Work("gated_linear"),
@@ -132,6 +133,9 @@ def arguments(work: Work, case: Case, dtype: torch.dtype, device: torch.device |
             return draw.x(shape.layer(work.part)[1]), draw.experts(work.part), draw.route()
         case "rms_norm":
             return draw.x(shape.hidden), draw.gain("gain", shape.hidden), draw.route(), EPS
+        case "add_rms_norm":
+            x = draw.x(shape.hidden)
+            return x, draw.normal("other", *x.shape), draw.gain("gain", shape.hidden), draw.route(), EPS
         case "head_rms_norm":
             return draw.heads(shape.n_heads), draw.gain("gain", shape.head_dim), draw.route(), EPS
         case "rotary":
@@ -160,7 +164,8 @@ def problem(
     n, k = {
         "linear": lambda: shape.layer(work.part),
         "rms_norm": lambda: (shape.hidden, shape.hidden),
-        "qk_norm_rotary": lambda: (shape.qkv_width, shape.head_dim),
+        "add_rms_norm": lambda: (shape.hidden, shape.hidden),
+        "qk_norm_rotary": lambda: ((shape.n_heads + shape.n_kv_heads) * shape.head_dim, shape.head_dim),
         "gated_linear": lambda: (shape.intermediate, shape.hidden),
         "gated_mlp": lambda: (shape.intermediate, shape.hidden),
     }.get(work.op, lambda: (shape.n_heads * shape.head_dim, shape.head_dim))()

@@ -19,8 +19,8 @@ from mot_impl.compiled import SHARED_MEMORY, report
 from mot_impl.heuristic import ASYNCHRONOUS
 from mot_impl.linear import _linear_kernel
 from mot_impl.mlp import _gated_kernel
-from mot_impl.norm import WIDEST, HeadBlock, _norm_kernel
-from mot_impl.rotary import _qk_norm_rotary_kernel, _rotary_kernel
+from mot_impl.norm import WIDEST, HeadBlock, _add_norm_kernel, _norm_kernel
+from mot_impl.rotary import RowBlock, _qk_norm_rotary_kernel, _rotary_kernel
 from mot_impl.tiles import Tile, TileTable, heuristic_tile
 from reference_impl.contract import Problem
 
@@ -112,14 +112,24 @@ def matrix_variant(op: str, dtype: torch.dtype, k: int, tile: Tile, capability: 
 
 
 def norm_variants(dtype: torch.dtype) -> Iterator[Variant]:
-    """The norm over a row of BAGEL's and the widest, over a head; rotary, and both together, on a head of 128."""
-    widths = [(_norm_kernel, 3584), (_norm_kernel, WIDEST), (_norm_kernel, 128)]
-    widths += [(_rotary_kernel, 64), (_qk_norm_rotary_kernel, 64)]
+    """The norms over a row of BAGEL's and the widest, over a head; rotary on a head of 128, and both together on
+    BAGEL's heads and on many."""
     types = {"rows_ptr": "*i64", "eps": "fp32", "cos_ptr": "*fp32", "sin_ptr": "*fp32"}
+    widths = [(_norm_kernel, 3584), (_norm_kernel, WIDEST), (_norm_kernel, 128)]
+    widths += [(_add_norm_kernel, 3584), (_add_norm_kernel, WIDEST // 2)]
     for kernel, width in widths:
         block = HeadBlock.of(4096, width)
         constants = {"BLOCK_H": block.heads, "BLOCK_D": block.width}
         yield Variant(kernel, dtype, f"{block.heads}x{block.width}", constants, {"num_warps": block.warps}, types)
+    block = HeadBlock.of(4096, 128)
+    constants = {"BLOCK_H": block.heads, "BLOCK_D": block.width // 2}
+    yield Variant(_rotary_kernel, dtype, "128", constants, {"num_warps": block.warps}, types)
+    for heads, kv_heads, width in ((28, 4, 128), (96, 8, 128)):
+        row = RowBlock.of(4096, heads + kv_heads, width)
+        constants = {"HEADS": heads, "KV_HEADS": kv_heads, "HALF": width // 2}
+        constants |= {"BLOCK_R": row.rows, "BLOCK_H": row.heads, "BLOCK_D": row.width // 2}
+        label = f"{heads}+{kv_heads}x{width}"
+        yield Variant(_qk_norm_rotary_kernel, dtype, label, constants, {"num_warps": row.warps}, types)
 
 
 def compiled(variant: Variant) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from mot_impl.device import INTERPRETED
 from mot_impl.linear import launch_routed
 from mot_impl.norm import WIDEST
 from mot_impl.tiles import Tile
-from reference_impl.contract import Experts, Problem, Route
+from reference_impl.contract import Experts, Problem, QKNorm, Rotary, Route
 
 OPS = mot_impl.OPS
 CASE = CASES["one_text_row"]
@@ -88,6 +88,20 @@ def test_a_row_too_wide_for_one_program_is_refused(device):
     x, gain = torch.ones(1, width, device=device), torch.ones(2, width, device=device)
     with pytest.raises(NotImplementedError, match=rf"width is {width} but the norm takes at most {WIDEST}"):
         OPS.rms_norm(x, gain, Route.all_text(1, device), 1e-6)
+
+
+def test_two_rows_too_wide_for_one_program_are_refused(device):
+    width = WIDEST // 2 + 1
+    x, gain = torch.ones(1, width, device=device), torch.ones(2, width, device=device)
+    with pytest.raises(NotImplementedError, match=rf"width is {width} but add_rms_norm takes at most {WIDEST // 2}"):
+        OPS.add_rms_norm(x, x, gain, Route.all_text(1, device), 1e-6)
+
+
+def test_heads_too_many_for_one_program_are_refused(device):
+    norm = QKNorm(torch.ones(2, 128, device=device), torch.ones(2, 128, device=device), 256, 1, 1e-6)
+    qkv, table = torch.ones(1, norm.qkv_width, device=device), torch.ones(1, 128, device=device)
+    with pytest.raises(NotImplementedError, match=rf"257 heads of width 128 are 65536 values .* at most {WIDEST}"):
+        OPS.qk_norm_rotary(qkv, norm, Rotary(table, table), Route.all_text(1, device))
 
 
 def test_a_tile_of_another_kind_is_refused(device):

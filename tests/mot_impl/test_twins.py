@@ -7,7 +7,7 @@ import pytest
 
 MODULES = {
     "linear": ["linear"],
-    "norm": ["rms_norm", "head_rms_norm"],
+    "norm": ["rms_norm", "head_rms_norm", "add_rms_norm"],
     "rotary": ["rotary", "qk_norm_rotary"],
     "mlp": ["gated_linear", "gated_mlp"],
     "attention": ["attention"],

@@ -52,6 +52,10 @@ REFUSALS = {
         lambda: OPS.rms_norm(torch.zeros(3, 4), torch.ones(2, 5), ROUTE, 1e-6),
         r"gain has shape \(2, 5\) but must be \[2, 4\]",
     ),
+    "other-of-another-shape": (
+        lambda: OPS.add_rms_norm(torch.zeros(3, 4), torch.zeros(3, 5), torch.ones(2, 4), ROUTE, 1e-6),
+        r"other is \(3, 5\) but x \(3, 4\)",
+    ),
     "heads-without-an-axis": (
         lambda: OPS.head_rms_norm(torch.zeros(3, 4), torch.ones(2, 4), ROUTE, 1e-6),
         r"must be \[M, heads, d\]",
@@ -93,6 +97,10 @@ DTYPES = {
         "weight is torch.float16 but x is torch.float32",
     ),
     "integer-x": (lambda: OPS.rms_norm(torch.zeros(3, 4).long(), torch.ones(2, 4), ROUTE, 1e-6), "torch.int64"),
+    "other-in-another-dtype": (
+        lambda: OPS.add_rms_norm(torch.zeros(3, 4), torch.zeros(3, 4).half(), torch.ones(2, 4), ROUTE, 1e-6),
+        "other is torch.float16 but x is torch.float32",
+    ),
     "bias-in-another-dtype": (lambda: Experts(torch.zeros(2, 6, 4), torch.zeros(2, 6).half()), "bias is torch.float16"),
     "k-in-another-dtype": (
         lambda: OPS.attention(torch.zeros(3, 1, 4), torch.zeros(3, 1, 4).half(), torch.zeros(3, 1, 4), False),

@@ -52,6 +52,12 @@ def test_rms_norm_is_each_row_over_its_root_mean_square(draw):
     torch.testing.assert_close(OPS.rms_norm(x, gain, route, eps), expected)
 
 
+def test_add_rms_norm_is_the_rounded_sum_and_its_norm():
+    x, other, gain, route, eps = arguments(Work("add_rms_norm"), CASES["text_at_ends"], torch.bfloat16, "cpu")
+    total, y = OPS.add_rms_norm(x, other, gain, route, eps)
+    torch.testing.assert_close((total, y), (x + other, OPS.rms_norm(x + other, gain, route, eps)), rtol=0, atol=0)
+
+
 def test_head_rms_norm_is_rms_norm_of_each_head(draw):
     x, gain, route, eps = arguments(Work("head_rms_norm"), draw.case, torch.float64, "cpu")
     owner = expert_of(route)
