@@ -18,7 +18,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from benchmarks.harness.records import Failure, Series, Status, Timing
 from reports import stats, words
@@ -36,6 +36,9 @@ MATTERS = {"gpu": 0.005, "cpu": 0.02}
 MATTERS_END_TO_END = {"gpu": 0.01, "cpu": 0.02}
 END_TO_END = "generate."
 
+SLOW_CLOCK = 0.97
+"""A process whose usual clock is below this share of the others' does not count."""
+
 LEAST = 4
 """Rounds before anything is decided: two or three can agree by chance, or because a timer has so few digits."""
 
@@ -44,16 +47,21 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 
 @dataclass(frozen=True)
 class Rounds:
-    """The whole rounds of one series: (base, head, again) in seconds each. dropped: rounds that miss a side."""
+    """The whole rounds of one series: (base, head, again) in seconds each.
+
+    dropped  rounds that miss a side
+    cycles   the same in cycles of the SM clock; empty unless every process recorded its clock
+    """
 
     series: Series
     seconds: list[tuple[float, float, float]]
     dropped: int = 0
+    cycles: list[tuple[float, float, float]] = field(default_factory=list)
 
     @property
     def changes(self) -> list[float]:
         """What head costs, per round, as a logarithm."""
-        return [math.log(head) - (math.log(base) + math.log(again)) / 2 for base, head, again in self.seconds]
+        return _changes(self.seconds)
 
     @property
     def controls(self) -> list[float]:
@@ -82,6 +90,8 @@ class Decision:
 
     change     head against base; None if it was not measured, as is all that follows
     control    the A/A pair: base against base
+    cycles     head against base in cycles of the SM clock: a kernel that changed needs more of them, while a clock that
+               changed does not; None where the clock was not measured
     threshold  the change that had to be passed
     visible    the smallest slowdown that this run would have called with probability POWER
     accepted   why a person lets it pass; then it does not count for the run
@@ -99,6 +109,7 @@ class Decision:
     base_seconds: float = math.nan
     head_seconds: float = math.nan
     accepted: str = ""
+    cycles: Effect | None = None
 
 
 def matters(profile: str, benchmark: str) -> float:
@@ -112,29 +123,54 @@ def key(series: Series) -> Key:
 
 
 def rounds_of(lines: Iterable[Timing], profile: str) -> dict[Key, Rounds]:
-    """Join the processes of each series into whole rounds. Of a process that was repeated, the last one counts."""
-    found: dict[Key, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
-    series: dict[Key, Series] = {}
+    """Join the processes of each series into whole rounds. Of a process that was repeated, the last one counts.
+
+    One whose GPU ran far below the clock of the others does not count, nor does its round.
+    """
+    found: dict[Key, dict[int, dict[str, Timing]]] = defaultdict(lambda: defaultdict(dict))
     for line in lines:
         if line.side and line.samples and all(0 < sample < math.inf for sample in line.samples):
-            name = key(one := Series(line.benchmark, line.params))
-            series[name] = one
-            found[name][line.round][line.side] = stats.figure(line.samples, profile)
-    joined = {}
-    for name, by_round in found.items():
-        whole = [sides for _, sides in sorted(by_round.items()) if len(sides) == 3]
-        seconds = [(sides["base"], sides["head"], sides["again"]) for sides in whole]
-        joined[name] = Rounds(series[name], seconds, len(by_round) - len(whole))
-    return joined
+            found[key(Series(line.benchmark, line.params))][line.round][line.side] = line
+    return {name: _rounds(by_round, profile) for name, by_round in found.items()}
+
+
+def _rounds(by_round: dict[int, dict[str, Timing]], profile: str) -> Rounds:
+    every = [line for sides in by_round.values() for line in sides.values()]
+    usual = statistics.median([line.clock.usual_mhz for line in every if line.clock] or [0.0])
+    whole = [
+        [sides[side] for side in ("base", "head", "again")]
+        for _, sides in sorted(by_round.items())
+        if len(sides) == 3
+        and not any(line.clock and line.clock.usual_mhz < SLOW_CLOCK * usual for line in sides.values())
+    ]
+    seconds = [_triplet([stats.figure(line.samples, profile) for line in sides]) for sides in whole]
+    clocked = all(line.clock for sides in whole for line in sides)
+    cycles = [_triplet([_cycles(line, profile) for line in sides]) for sides in whole] if clocked else []
+    return Rounds(Series(every[0].benchmark, every[0].params), seconds, len(by_round) - len(whole), cycles)
+
+
+def _cycles(line: Timing, profile: str) -> float:
+    clocks = line.clock.sm_mhz if line.clock else []
+    return stats.figure([1e6 * mhz * sample for sample, mhz in zip(line.samples, clocks, strict=True)], profile)
+
+
+def _triplet(figures: Sequence[float]) -> tuple[float, float, float]:
+    base, head, again = figures
+    return base, head, again
+
+
+def _changes(rounds: Sequence[tuple[float, float, float]]) -> list[float]:
+    return [math.log(head) - (math.log(base) + math.log(again)) / 2 for base, head, again in rounds]
 
 
 def decide(measured: Sequence[Rounds], smallest: Sequence[float], alpha: float = FALSE_ALARMS) -> list[Decision]:
     """Judge every series of one run together; smallest[i] is the change of measured[i] that matters, a fraction."""
     changes = _judge([rounds.changes for rounds in measured], smallest, alpha)
     controls = _judge([rounds.controls for rounds in measured], smallest, alpha)
+    cycles = _judge([_changes(rounds.cycles) for rounds in measured], smallest, alpha)
     return [
-        _decision(rounds, change, control, minimum)
-        for rounds, change, control, minimum in zip(measured, changes, controls, smallest, strict=True)
+        _decision(rounds, _Pair(change, control, cycle), minimum)
+        for rounds, change, control, cycle, minimum in zip(measured, changes, controls, cycles, smallest, strict=True)
     ]
 
 
@@ -194,16 +230,31 @@ def _judge(differences: Sequence[Sequence[float]], smallest: Sequence[float], al
     return judged
 
 
-def _decision(rounds: Rounds, change: _Judged | None, control: _Judged | None, smallest: float) -> Decision:
-    n = len(rounds.seconds)
+@dataclass(frozen=True)
+class _Pair:
+    """What was made of one series' rounds: in seconds, of base against base, and in cycles."""
+
+    change: _Judged | None
+    control: _Judged | None
+    cycles: _Judged | None
+
+
+def _decision(rounds: Rounds, judged: _Pair, smallest: float) -> Decision:
+    n, change, control = len(rounds.seconds), judged.change, judged.control
     if change is None or control is None or n < LEAST:
         reason = f"{n} whole {'round' if n == 1 else 'rounds'}, and nothing is decided before {LEAST}; run it again"
         return Decision(rounds.series, "inconclusive" if n else "not-measured", reason, smallest, n)
     threshold = math.expm1(min(max(math.log1p(smallest), change.estimate.margin(change.level)), 700.0))
     visible = change.estimate.visible(change.level, smallest, POWER)
     status, reason = _explained(change, control, smallest, visible)
+    if judged.cycles and status in ("regressed", "improved") and judged.cycles.effect.status != status:
+        cycles = words.change(judged.cycles.effect.ratio - 1)
+        status, reason = (
+            "inconclusive",
+            f"{reason}, but {cycles} in cycles: the clock changed, not the kernel; run again",
+        )
     if rounds.dropped:
-        reason += f"; {rounds.dropped} rounds miss a side and do not count"
+        reason += f"; {rounds.dropped} rounds miss a side, or ran at a lower clock, and do not count"
     return Decision(
         rounds.series,
         status,
@@ -216,6 +267,7 @@ def _decision(rounds: Rounds, change: _Judged | None, control: _Judged | None, s
         visible,
         statistics.median(x for base, _, again in rounds.seconds for x in (base, again)),
         statistics.median(head for _, head, _ in rounds.seconds),
+        cycles=judged.cycles.effect if judged.cycles else None,
     )
 
 

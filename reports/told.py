@@ -125,6 +125,8 @@ def _notes(joint: Joint) -> list[str]:
         f"{labels[0]}{f' and {len(labels) - 1} more' if len(labels) > 1 else ''}: {reason}"
         for reason, labels in said.items()
     ]
+    if joint.asked.environment.profile == "gpu" and any(one.change and not one.cycles for one in joint.decisions):
+        notes.append("SM clock: not measured, so that cycles do not confirm times; pip install nvidia-ml-py")
     notes += joint.damage
     return ["", *notes] if notes else []
 

@@ -8,12 +8,12 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Number of the measuring protocol. It is part of every benchmark's version: another protocol starts a new series."""
 
 Call = Callable[[], object]
@@ -99,6 +99,16 @@ def measure_gpu(calls: Sequence[Call], cache: Cache, rule: Rule = GPU_RULE) -> l
     hot repeats calls[0]; cold goes round all of them, which must cover FLUSH times the L2 cache (copies_for_cold).
     Raises NotImplementedError if a call cannot be captured in a graph.
     """
+    with replayed(calls, cache) as (graph, repeat):
+        start = time.perf_counter()
+        while time.perf_counter() - start < WARM_UP:
+            replay_seconds(graph, 5)
+        return take(lambda: replay_seconds(graph, 1) / repeat, rule)
+
+
+@contextlib.contextmanager
+def replayed(calls: Sequence[Call], cache: Cache) -> Iterator[tuple[Any, int]]:
+    """A graph of the calls that lasts GPU_SAMPLE, and how many calls are in it, on a stream of its own."""
     import torch
 
     chosen = list(calls) if cache == "cold" else [calls[0]]
@@ -109,11 +119,7 @@ def measure_gpu(calls: Sequence[Call], cache: Cache, rule: Rule = GPU_RULE) -> l
             call()
         rough = replay_seconds(capture(chosen, len(chosen)), 3) / len(chosen)
         repeat = calls_per_sample(rough, GPU_SAMPLE, len(chosen))
-        graph = capture(chosen, repeat)
-        start = time.perf_counter()
-        while time.perf_counter() - start < WARM_UP:
-            replay_seconds(graph, 5)
-        return take(lambda: replay_seconds(graph, 1) / repeat, rule)
+        yield capture(chosen, repeat), repeat
 
 
 def measure_end_to_end(call: Call, device: str, rule: Rule = END_TO_END_RULE) -> list[float]:
@@ -186,8 +192,8 @@ def capture(calls: Sequence[Call], repeat: int) -> Any:
     return graph
 
 
-def replay_seconds(graph: Any, times: int) -> float:
-    """Seconds of one replay, by events around `times` of them."""
+def replay_seconds(graph: Any, times: int, meanwhile: Call = lambda: None) -> float:
+    """Seconds of one replay, by events around `times` of them; `meanwhile` is called when all are launched."""
     import torch
 
     begin: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -196,5 +202,6 @@ def replay_seconds(graph: Any, times: int) -> float:
     for _ in range(times):
         graph.replay()
     end.record()
+    meanwhile()
     end.synchronize()
     return float(begin.elapsed_time(end)) * 1e-3 / times

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import clock, environment, overlay, profiles, records
+from benchmarks.harness import clock, compiled, environment, gpu_clock, overlay, profiles, records
 from benchmarks.harness.impls import FUSED
 
 if typing.TYPE_CHECKING:
@@ -51,8 +51,16 @@ class Subject:
     stages: Callable[[], dict[str, float]] = dict
 
 
-Measure = Callable[[Subject, dict[str, str]], "list[float] | float"]
-"""Samples in seconds, or one number in the benchmark's unit."""
+@dataclass(frozen=True)
+class Taken:
+    """Samples in seconds, and what a GPU's clock did; None where it was not measured."""
+
+    samples: list[float]
+    clock: records.Clock | None = None
+
+
+Measure = Callable[[Subject, dict[str, str]], "Taken | float"]
+"""Samples, or one number in the benchmark's unit."""
 
 
 def _benchmark(measure: Measure) -> Callable[[Callable[..., Subject]], Callable[..., Any]]:
@@ -96,16 +104,16 @@ def _benchmark(measure: Measure) -> Callable[[Callable[..., Subject]], Callable[
     return decorate
 
 
-def _kernel_seconds(subject: Subject, params: dict[str, str]) -> list[float]:
+def _kernel_seconds(subject: Subject, params: dict[str, str]) -> Taken:
     if subject.device == "cpu":
-        return clock.measure_cpu(subject.calls[0])
-    return clock.measure_gpu(subject.calls, "cold" if params.get("cache") == "cold" else "hot")
+        return Taken(clock.measure_cpu(subject.calls[0]))
+    return Taken(*gpu_clock.measure(subject.calls, "cold" if params.get("cache") == "cold" else "hot"))
 
 
 kernel_seconds = _benchmark(_kernel_seconds)
-"""Time of one call: clock.measure_cpu or clock.measure_gpu. An axis `cache` chooses cold or hot; without it, hot."""
+"""Time of one call: clock.measure_cpu or gpu_clock.measure. An axis `cache` chooses cold or hot; without it, hot."""
 
-wall_seconds = _benchmark(lambda subject, params: clock.measure_end_to_end(subject.calls[0], subject.device))
+wall_seconds = _benchmark(lambda subject, params: Taken(clock.measure_end_to_end(subject.calls[0], subject.device)))
 """Wall time of a whole job: clock.measure_end_to_end."""
 
 peak_memory = _benchmark(lambda subject, params: float(clock.peak_memory(subject.calls[0], subject.device)))
@@ -121,6 +129,8 @@ def begin(entry: profiles.Benchmark, params: dict[str, str]) -> None:
     Raises NotImplementedError (n/a) or ValueError.
     """
     here = overlay.current()
+    if here.profile == "gpu":
+        _compiled()  # before the first kernel
     if reason := profiles.outside(here.profile, entry.name, params):
         raise NotImplementedError(reason)
     fused = ("mot_impl",) if params.get("impl") == FUSED else ()
@@ -142,7 +152,7 @@ def place() -> tuple[torch.device, torch.dtype]:
     return torch.device("cuda"), torch.bfloat16
 
 
-def record(entry: profiles.Benchmark, params: dict[str, str], subject: Subject, measured: list[float] | float) -> Any:
+def record(entry: profiles.Benchmark, params: dict[str, str], subject: Subject, measured: Taken | float) -> Any:
     """Append what was measured to the run's records, and return it in the form that asv understands."""
     here = overlay.current()
     folder = Path(here.records)
@@ -160,16 +170,26 @@ def record(entry: profiles.Benchmark, params: dict[str, str], subject: Subject, 
         records.append_line(folder / "values.jsonl", records.Value(**common, value=measured, unit=entry.unit))
         return measured
     peak = clock.peak_memory(subject.calls[0], subject.device)
+    kernels = _compiled() if here.profile == "gpu" else compiled.Compiled()
     timing = records.Timing(
         **common,
-        samples=measured,
+        samples=measured.samples,
         tile=subject.tile,
         peak_memory_bytes=peak,
         side=here.side,
         order=here.order,
+        kernels=kernels.hash,
+        compile_seconds=kernels.seconds if kernels.compiled else None,
+        clock=measured.clock,
     )
     records.append_line(folder / "timing.jsonl", timing)
     if stages := subject.stages():
         records.append_line(folder / "stages.jsonl", records.Stages(**common, seconds=stages))
     # Undocumented: asv treats samples from track_* as it treats its own timings.
-    return {"samples": measured, "number": 1}
+    return {"samples": measured.samples, "number": 1}
+
+
+@functools.cache
+def _compiled() -> compiled.Compiled:
+    """What this process compiled since it was first asked for: a process measures one series."""
+    return compiled.listen()

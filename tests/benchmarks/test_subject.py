@@ -62,8 +62,14 @@ def test_samples_are_recorded_with_what_asv_forgets(tmp_path, here):
     samples = benchmark("reference", "small")["samples"]
     ((line,), broken) = read_lines(tmp_path / "timing.jsonl", Timing)
     assert (line.commit, line.round, line.pid, line.tile) == (here.commit, 3, os.getpid(), "16x16x16")
-    assert (line.samples, line.params, line.protocol) == (samples, {"impl": "reference", "shape": "small"}, 1)
+    assert (line.samples, line.params, line.protocol) == (samples, {"impl": "reference", "shape": "small"}, clock.PROTOCOL)
     assert not broken
+
+
+def test_on_a_cpu_no_clock_and_no_kernel_is_recorded(tmp_path):
+    build("track_time", subject.kernel_seconds, lambda: Subject([nothing], "cpu", nothing))("reference", "small")
+    ((line,), _) = read_lines(tmp_path / "timing.jsonl", Timing)
+    assert (line.clock, line.kernels, line.compile_seconds) == (None, "", None)
 
 
 def test_number_is_recorded_with_its_unit(tmp_path):
