@@ -22,6 +22,7 @@ from motbench.serve_bench import serve_bench
 from motbench.steps import step
 from motbench.trace import trace
 from motbench.trend import trend
+from motbench.tune import tune
 from motbench.understand import understand
 
 HELP = """Are today's fused image-model kernels right, and how fast are they?
@@ -45,6 +46,7 @@ app.command("trace")(trace)
 app.command("understand")(understand)
 app.command("report")(report)
 app.command("roofline")(roofline)
+app.command("tune")(tune)
 app.command("serve")(serve)
 app.command("serve-bench")(serve_bench)
 
