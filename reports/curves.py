@@ -81,7 +81,9 @@ def histogram(title: str, bars: Sequence[Bar], marks: Sequence[tuple[str, float,
         if math.isfinite(value):
             x = frame.x(value - start)
             parts.append(f'<path class="{name}" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
-            parts.append(_text(x - 3, TOP + 10 + 12 * i, label, f"key {name}", "end" if x > WIDTH / 2 else "start"))
+            left = x > WIDTH / 2
+            place = (x - 4, "end") if left else (x + 4, "start")
+            parts.append(_text(place[0], TOP + 10 + 12 * i, label, f"key {name}", place[1]))
     return _figure(title, parts)
 
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from itertools import pairwise
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class Metric:
     @property
     def share(self) -> str:
         """`used` as text."""
-        return "" if self.used is None else percent(self.used) if self.used < 10 else f"{self.used:.3g} times its limit"
+        return "" if self.used is None else percent(self.used) if self.used < 10 else f"×{self.used:.3g}"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Judgement:
     pictures  expected, actual, difference, FLIP; none where another judgement shows the same
     curves    SVG of the latents' errors and their gain; empty where no trajectory is known
     known     SVG of what known-good runs used of the limits, beside tonight; empty without such runs
+    answers   of a question: expected and actual text, with the words marked that differ; empty for a picture
     """
 
     anchor: str
@@ -68,6 +70,7 @@ class Judgement:
     metrics: list[Metric]
     curves: list[Markup]
     known: Markup
+    answers: list[tuple[str, Markup]]
 
     @property
     def words(self) -> str:
@@ -106,12 +109,12 @@ class Card:
         return next((judged for judged in self.judgements if judged.pictures), self.judgements[0])
 
 
-def cards(night: Night, site: Path) -> list[Card]:
-    """Failures first, then by case; the pictures that are shown are copied into `site`."""
+def cards(night: Night, site: Path, brief: bool = False) -> list[Card]:
+    """Failures first, then by case; the pictures that are shown are copied into `site`: if brief, those of failures."""
     cases: dict[str, list[Golden]] = defaultdict(list)
     for record in night.golden:
         cases[record.case].append(record)
-    found = [_card(case, sorted(records, key=_severity), night, site) for case, records in cases.items()]
+    found = [_card(sorted(records, key=_severity), night, site, brief) for records in cases.values()]
     return sorted(found, key=lambda card: (_severity(card.first), card.case))
 
 
@@ -140,25 +143,24 @@ def _severity(record: Golden) -> int:
     return -SEVERITY.index(record.status)
 
 
-def _card(case: str, records: list[Golden], night: Night, site: Path) -> Card:
+def _card(records: list[Golden], night: Night, site: Path, brief: bool) -> Card:
     """Two identical pictures are shown only if no other judgement of the case has something to see."""
+    first = records[0]
     seen = [record for record in records if not record.identical or record.status != "pass"] or records[:1]
-    judgements = [
-        Judgement(
-            anchor(r.case, r.impl, r.dtype, "against", r.against),
-            r,
-            _pictures(r, night, site) if r in seen else [],
-            metrics(r),
-            drift(r),
-            population(r),
-        )
-        for r in records
-    ]
-    return Card(case, anchor(case), records[0].status, judgements)
+    if brief:
+        seen = [record for record in records if record.status != "pass"]
+    judgements = [_judgement(r, _pictures(r, night, site) if r in seen else []) for r in records]
+    return Card(first.case, anchor(first.case), first.status, judgements)
+
+
+def _judgement(r: Golden, shown: list[Picture]) -> Judgement:
+    name = anchor(r.case, r.impl, r.dtype, "against", r.against)
+    return Judgement(name, r, shown, metrics(r), drift(r), population(r), answers(r))
 
 
 def _pictures(record: Golden, night: Night, site: Path) -> list[Picture]:
-    return [pictures.copy(night.folder, name, record.pictures.get(name), site) for name in SHOWN]
+    names = ("input",) if record.task == "understand" else SHOWN
+    return [pictures.copy(night.folder, name, record.pictures.get(name), site) for name in names]
 
 
 def metrics(record: Golden) -> list[Metric]:
@@ -201,6 +203,27 @@ def drift(record: Golden) -> list[Markup]:
     if sum(math.isfinite(value) for value in gain) > 1:
         drawn.append(curves.svg("gain per update", [Curve("latent", gain)], []))
     return drawn
+
+
+def answers(record: Golden) -> list[tuple[str, Markup]]:
+    """Expected and actual text of a question; what only one of them has is marked."""
+    expected, actual = (re.findall(r"\s*\S+", record.texts.get(name, "")) for name in ("expected", "actual"))
+    same = SequenceMatcher(None, expected, actual, autojunk=False).get_matching_blocks()
+    kept = {
+        "expected": {i for block in same for i in range(block.a, block.a + block.size)},
+        "actual": {i for block in same for i in range(block.b, block.b + block.size)},
+    }
+    told = {"expected": expected, "actual": actual}
+    return [
+        (
+            name,
+            Markup("").join(
+                word if i in kept[name] else Markup("<mark>{}</mark>").format(word) for i, word in enumerate(words)
+            ),
+        )
+        for name, words in told.items()
+        if name in record.texts
+    ]
 
 
 def population(record: Golden) -> Markup:

@@ -41,6 +41,7 @@ FILES: dict[str, Area] = {
     "series.json": "time",
     "timing.jsonl": "time",
     "values.jsonl": "time",
+    "stages.jsonl": "time",
 }
 
 SEVERITY: tuple[Status, ...] = ("pass", "improved", "inconclusive", "not-measured", "regressed")

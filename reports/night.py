@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from benchmarks.harness.records import (
     Run,
     SchemaError,
     Selftest,
+    Stages,
     Timing,
     Value,
     read_json,
@@ -39,6 +40,7 @@ class Night:
     values: list[Value]
     damage: list[str]
     selftest: Selftest | None = None
+    stages: list[Stages] = field(default_factory=list)
 
     @property
     def run_id(self) -> str:
@@ -94,4 +96,5 @@ def load(folder: Path) -> Night:
         lines("values.jsonl", Value),
         damage,
         one("selftest.json", Selftest),
+        lines("stages.jsonl", Stages),
     )

@@ -139,10 +139,10 @@ def _nearest(differences: list[Difference]) -> str:
     return "nothing was judged" if not used else f"{max(used)[1]}, {percent(max(used)[0])} of its limit"
 
 
-def parity_plot(records: list[Parity], shelf: Shelf) -> str:
-    """Every comparison as a dot; a name for plots, or empty."""
+def parity_plot(records: list[Parity], shelf: Shelf | None) -> str:
+    """Every comparison as a dot; a name for plots, or empty. Without a shelf nothing is drawn, here and below."""
     points = [SharePoint(f"{r.op} {r.dtype}", largest_share(r), r.ok) for r in records]
-    return plots.shares(points, shelf) if points else ""
+    return plots.shares(points, shelf) if points and shelf else ""
 
 
 def never_timed(night: Night) -> list[tuple[str, str]]:
@@ -170,7 +170,7 @@ def noise(tables: list[TimeTable]) -> str:
     )
 
 
-def time_tables(night: Night, verdict: Verdict, shelf: Shelf) -> list[TimeTable]:
+def time_tables(night: Night, verdict: Verdict, shelf: Shelf | None) -> list[TimeTable]:
     """One table per subject, a row per shape, a column per implementation, for every benchmark that gave a time."""
     run = night.run
     found = measured(of_this_run(night.timing, run), run.provenance.environment.profile) if run else {}

@@ -17,8 +17,8 @@ const address = {
 
 /** Selects that hide what does not match: [data-item] elements by their data-<name>, and [data-group]s without any. */
 function filters(form) {
-  const items = [...document.querySelectorAll("[data-item]")];
   const show = () => {
+    const items = [...document.querySelectorAll("[data-item]")];
     const chosen = [...form.elements].filter((e) => e.name && e.value);
     for (const item of items) item.hidden = chosen.some((e) => item.dataset[e.name] !== e.value);
     for (const group of document.querySelectorAll("[data-group]"))

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from benchmarks.harness import profiles
 from benchmarks.harness.records import (
+    Ceilings,
     Check,
     Conformance,
     Detection,
@@ -25,8 +26,12 @@ from benchmarks.harness.records import (
     Profile,
     Provenance,
     Rate,
+    Roofline,
+    RooflinePoint,
     Run,
     Selftest,
+    Series,
+    Stages,
     Status,
     Step,
     Timing,
@@ -34,7 +39,8 @@ from benchmarks.harness.records import (
     append_line,
     write_json,
 )
-from reports import site, verdict
+from reports import joint, site, verdict
+from tests.reports import history
 
 CPU = Environment("cpu", "Linux, Debian 12", "AMD EPYC 7B13", 2, "3.11.7", "2.13.0+cpu", "3.6.0", "2.3.5")
 GPU = replace(
@@ -276,6 +282,33 @@ def write_pictures(folder: Path, case: str, fault: bool = False) -> dict[str, st
     return names
 
 
+def roofline() -> Roofline:
+    """Two kernels on one card."""
+    provenance = Provenance("b" * 40, False, GPU, 1, 0, "2026-11-02T02:00:00.000+00:00", "motbench roofline")
+    samples = {"fused": [6e-5], "dense": [5e-5], "gather/scatter": [1e-4], "two cuBLAS, sorted": [6.4e-5]}
+    points = [
+        RooflinePoint(1026, 2, name, "128x256x64 w8 s4 (tuned for H100)", 3.4e10, 8e7, samples)
+        for name in ("qkv", "down")
+    ]
+    return Roofline(provenance, "bfloat16", Ceilings(8e14, 2.4e12), points)
+
+
+def compared(folder: Path) -> None:
+    """The decision of a comparison in which one series is 5 % slower."""
+    one = Series("linear.track_seconds", {"layer": "qkv", "impl": "fused", "shape": "4098", "cache": "hot"})
+    asked = joint.Asked("a" * 40, "b" * 40, GPU, 1, [one], [0.005], "2026-11-02T03:00:00.000+00:00", "motbench compare")
+    joint.write(folder, asked)
+    for i in range(6):
+        for order, (side, factor) in enumerate((("base", 1.0), ("again", 1.001), ("head", 1.05))):
+            commit = asked.head if side == "head" else asked.base
+            seconds = [1e-4 * factor * (1 + 0.0005 * (i % 3))]
+            line = Timing(
+                one.benchmark, one.params, commit, GPU.fingerprint, 1, i, 1, "", seconds, "t", side=side, order=order
+            )
+            append_line(folder / "timing.jsonl", line)
+    write_json(folder / joint.VERDICT, joint.judge(folder, [], date(2026, 11, 2), with_image=False))
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> Results:
     """An empty results folder."""
@@ -283,10 +316,18 @@ def results(tmp_path: Path) -> Results:
     return Results(tmp_path / "results")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def two_nights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report of two nights on a GPU."""
+    """A report of two nights on a GPU, a history, a roofline and a comparison."""
     results = Results(tmp_path_factory.mktemp("two"))
     results.night(1, "a" * 40, GPU)
-    results.night(2, "b" * 40, GPU)
+    folder = results.night(2, "b" * 40, GPU)
+    for impl in ("reference", "fused"):
+        seconds = {"preparing": 0.01, "context: text": 0.1, "denoising": 1.2, "autoencoder, decoding": 0.2}
+        params = {"task": "t2i", "impl": impl}
+        one = Stages("generate.track_seconds", params, "b" * 40, GPU.fingerprint, 1, 0, 1, "", seconds)
+        append_line(folder / "stages.jsonl", one)
+    write_json(results.path / "trend.json", history.judged(40, 40))
+    write_json(results.path / "roofline" / "one.json", roofline())
+    compared(results.path / "comparisons" / "one")
     return site.build(results.path, results.path / "site").parent

@@ -16,6 +16,14 @@ from tests.reports.conftest import Results
 from tests.reports.reading import Reader, contents, read, section
 
 A, B = "a" * 40, "b" * 40
+PAGES = [
+    "index.html",
+    "golden.html",
+    "trends.html",
+    "speed.html",
+    "runs/20261101T020000Z-aaaaaaaa.html",
+    "runs/20261101T020000Z-aaaaaaaa-golden.html",
+]
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\" onmouseover='alert(3)"
 
 
@@ -24,23 +32,15 @@ def change_golden(folder: Path, results: Results, **changes: object) -> None:
     results.rewrite(folder, "golden.jsonl", [replace(record, **changes) for record in records])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("page", ["index.html", "golden.html"])
+@pytest.mark.parametrize("page", PAGES)
 def test_every_element_is_closed(two_nights: Path, page: str) -> None:
     assert Reader((two_nights / page).read_text()).open == []
-
-
-PAGES = [
-    "index.html",
-    "golden.html",
-    "runs/20261101T020000Z-aaaaaaaa.html",
-    "runs/20261101T020000Z-aaaaaaaa-golden.html",
-]
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_to_a_file_or_a_section_of_the_site(two_nights: Path, page: str) -> None:
     reader = Reader((two_nights / page).read_text())
-    assert len(reader.links) > 20
+    assert len(reader.links) > 8
     for link in reader.links:
         name, _, anchor = link.partition("#")
         target = (two_nights / page).parent / unquote(name) if name else two_nights / page
@@ -52,7 +52,8 @@ def test_every_link_leads_to_a_file_or_a_section_of_the_site(two_nights: Path, p
 def test_nothing_asks_the_network(two_nights: Path) -> None:
     for path in two_nights.rglob("*"):
         if path.suffix in (".html", ".css", ".js"):
-            assert not re.search(r"https?://|@import|//\w+\.", path.read_text()), path
+            text = path.read_text().replace("http://www.w3.org/2000/svg", "")  # a name, never asked for
+            assert not re.search(r"https?://|@import|//\w+\.", text), path
 
 
 def test_pages_run_only_the_scripts_beside_them(two_nights: Path) -> None:

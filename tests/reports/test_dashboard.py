@@ -1,0 +1,206 @@
+"""The trends and speed pages as data, and since when something is as it is."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.harness.records import Golden, SchemaError, Series, Stages, read_lines, write_json
+from reports import dashboard, joint, speed_page, verdict, words
+from reports.gallery import cards
+from reports.item import Item
+from reports.night import load
+from reports.since import Judged, look, since
+from reports.verdict import Verdict
+from tests.reports import history
+from tests.reports.conftest import GPU, Results, compared, roofline
+from tests.reports.reading import read, section
+
+A, B, C = "a" * 40, "b" * 40, "c" * 40
+RED = Item("golden", "regressed", "fox fused against reference", "ssim")
+GREEN = Item("golden", "pass", "golden", "all hold")
+LOST = Item("golden", "not-measured", "golden", "no picture")
+
+
+@pytest.fixture(scope="module")
+def trends() -> dict[str, Any]:
+    """The page's data of 40 commits, as the browser gets it."""
+    text = dashboard.script(history.judged(40, 40))
+    assert text.startswith("const TRENDS = {")
+    data: dict[str, Any] = json.loads(text.removeprefix("const TRENDS = ").rstrip(";\n"))
+    return data
+
+
+def line(trends: dict[str, Any], impl: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(
+        one for one in trends["lines"] if (one["op"], one["shape"], one["impl"]) == ("linear qkv", "4098 cold", impl)
+    )
+    return found
+
+
+def test_commits_keep_the_order_of_the_history(trends: dict[str, Any]) -> None:
+    assert trends["commits"] == [commit[:10] for commit in history.commits(40)]
+
+
+def test_twins_share_a_view(trends: dict[str, Any]) -> None:
+    assert line(trends, "fused")["view"] == line(trends, "reference")["view"]
+
+
+def test_a_failure_is_a_gap_and_not_a_zero(trends: dict[str, Any]) -> None:
+    failed = [one for one in trends["lines"] if None in one["values"]]
+    assert failed
+    assert all(one["n"][one["values"].index(None)] == 0 for one in failed)
+
+
+def test_a_change_of_the_environment_is_said_once(trends: dict[str, Any]) -> None:
+    found = line(trends, "fused")
+    assert found["eras"] == ["", "driver 570 to 580, torch 2.10.0 to 2.11.0"]
+    assert found["era"] == [0] * 20 + [1] * 20
+
+
+def test_the_step_is_an_event_with_its_commit(trends: dict[str, Any]) -> None:
+    (event,) = [one for one in trends["events"] if one["kind"] == "slower"]
+    assert event["view"] == line(trends, "fused")["view"]
+    assert abs(event["at"] - 30) <= 1
+    assert event["told"].startswith("slower +")
+
+
+def test_a_band_is_students_interval_with_pooled_noise() -> None:
+    found = history.made(8, 1, processes=4, noise=0.01)
+    (drawn,) = [replace(one, points=one.points[:4]) for one in found.lines]
+    bands = dashboard._bands(drawn.points)
+    # 12 degrees of freedom: t = 2.179; noise of 1 % over sqrt(4).
+    assert bands == [bands[0]] * 4
+    assert bands[0] / 1e4 == pytest.approx(2.179 * 0.01 / 2, rel=0.5)
+
+
+def test_one_process_each_has_no_band() -> None:
+    assert dashboard._bands(history.made(4, 1, processes=1).lines[0].points) == [0] * 4
+
+
+def test_a_series_without_a_dtype_has_that_of_its_profile() -> None:
+    one = Series("linear.track_seconds", {"layer": "qkv", "impl": "fused", "shape": "1026", "cache": "hot"})
+    assert dashboard.place(one, "gpu", "H100").dtype == "bfloat16"
+    assert dashboard.place(replace(one, params={**one.params, "dtype": "float16"}), "gpu", "H100").dtype == "float16"
+
+
+def test_no_history_is_not_measured_and_says_what_to_type(results: Results) -> None:
+    results.night(1)
+    assert "Not measured: no history has been judged; type: motbench trend" in read(results, "trends.html")[0]
+
+
+def test_a_history_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "trend.json").write_text("{")
+    found, why = dashboard.read(tmp_path)
+    assert found is None
+    assert "trend.json" in why
+
+
+def test_a_history_of_another_schema_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "trend.json").write_text('{"schema": 7}')
+    with pytest.raises(SchemaError):
+        dashboard.read(tmp_path)
+
+
+def judged(run: str, *items: Item) -> Judged:
+    return Judged(run, run[0] * 40, Verdict(run, "regressed", "", list(items)))
+
+
+@pytest.mark.parametrize(
+    ("earlier", "first", "before"),
+    [
+        pytest.param([], "d", None, id="first-night"),
+        pytest.param([judged("c", GREEN)], "d", "c", id="tonight"),
+        pytest.param([judged("c", RED), judged("b", GREEN), judged("a", RED)], "c", "b", id="for-two-nights"),
+        pytest.param([judged("c", LOST), judged("b", RED), judged("a", GREEN)], "b", "a", id="a-gap-says-nothing"),
+        pytest.param([judged("c", RED), judged("b", LOST)], "c", None, id="never-without"),
+    ],
+)
+def test_since_when(earlier: list[Judged], first: str, before: str | None) -> None:
+    found = since(RED, judged("d", RED), earlier)
+    assert found.first.run_id == first
+    assert (found.before.run_id if found.before else None) == before
+
+
+def broken(results: Results, day: int, commit: str) -> Path:
+    """A night in which the fox is wrong."""
+    folder = results.night(day, commit, GPU, judge=False)
+    records, _ = read_lines(folder / "golden.jsonl", Golden)
+    fox = [
+        replace(r, status="regressed", reason="ssim", words="outside: first at step 2")
+        if (r.case, r.against) == ("t2i-fox", "reference")
+        else r
+        for r in records
+    ]
+    results.rewrite(folder, "golden.jsonl", fox)
+    write_json(folder / "verdict.json", verdict.judge(folder, results.path))
+    return folder
+
+
+def test_a_broken_picture_stands_on_the_first_page_with_its_commit(results: Results) -> None:
+    results.night(1, A, GPU)
+    broken(results, 2, B)
+    broken(results, 3, C)
+    shown = section(read(results)[0], "look")
+    assert "outside: first at step 2" in shown
+    assert f"since commit <code>{B[:8]}</code>" in shown
+    assert f"before it <code>{A[:8]}</code> did not have it" in shown
+    assert shown.count("data-viewer=") == 1
+
+
+def test_what_failed_is_shown_in_full_on_an_earlier_page_and_what_passed_in_a_line(results: Results) -> None:
+    folder = broken(results, 1, A)
+    results.night(2, B, GPU)
+    text = read(results, f"runs/{folder.name}-golden.html")[0]
+    assert text.count("data-viewer=") == 1
+    assert text.count('<p class="judgement pass"') == 5
+
+
+def test_a_slow_benchmark_is_shown_with_its_trend(results: Results) -> None:
+    folder = results.night(1, A, GPU)
+    changes = dashboard.changes(history.judged(40, 40))
+    slow = Item("time", "regressed", "linear.track_seconds", "slower")
+    tonight = Judged(folder.name, A, Verdict(folder.name, "regressed", "", [slow]))
+    (looked,) = look(tonight, [], cards(load(folder), results.path / "site"), changes)
+    assert [change.event.kind for change in looked.changes] == ["slower"]
+
+
+def test_a_kernel_is_held_against_the_floor(results: Results) -> None:
+    write_json(results.path / "roofline" / "one.json", roofline())
+    (found,), damage = speed_page.kernels(results.path)
+    row = found.rows[0]
+    assert damage == []
+    assert row.floor == pytest.approx(3.4e10 / 8e14)
+    assert row.shares["fused"] == pytest.approx(row.floor / 6e-5)
+    assert (row.dense, row.reference, row.best) == (5e-5, 1e-4, ("two cuBLAS, sorted", 6.4e-5))
+
+
+def test_a_roofline_that_cannot_be_read_is_named(results: Results) -> None:
+    (results.path / "roofline").mkdir()
+    (results.path / "roofline" / "cut.json").write_text("{")
+    assert "roofline/cut.json cannot be read" in section(read(results, "speed.html")[0], "missing")
+
+
+def test_a_comparison_is_shown_with_what_it_could_see(results: Results) -> None:
+    compared(results.path / "comparisons" / "one")
+    shown = section(read(results, "speed.html")[0], "comparisons")
+    (decision,) = speed_page.comparisons(results.path)[0][0].verdict.decisions
+    assert decision.status == "regressed"
+    assert decision.change is not None
+    assert words.change(decision.change.ratio - 1) in shown
+    assert (results.path / "comparisons" / "one" / joint.VERDICT).exists()
+
+
+def test_stages_are_medians_over_processes() -> None:
+    params = {"task": "t2i", "impl": "fused"}
+    records = [Stages("g", params, A, "f", 1, i, i, "", {"denoising": float(i)}) for i in (1, 2, 9)]
+    (row,) = speed_page.stages(records)
+    assert (row.total, row.processes) == (2.0, 3)
+
+
+def test_a_moved_number_has_no_percentage() -> None:
+    event = history.judged(40, 40).events[0]
+    assert dashboard.by(replace(event, ratio=math.nan)) == ""
