@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: nightly test test-slow lint install clean
+.PHONY: nightly test test-slow test-browser lint install clean
 
 nightly: $(READY)
 	@$(BIN)/motbench nightly; code=$$?; echo "motbench nightly: exit code $$code"; exit $$code
@@ -16,6 +16,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+# Needs chromium, chromium-browser or google-chrome on the path (Debian: apt install chromium); pip cannot bring one.
+test-browser: $(READY)
+	$(BIN)/python -m pytest -m browser tests/browser
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -21,13 +21,13 @@ def one_thread() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what the machine or the command did not ask for: gpu tests without a GPU, slow ones without `-m`."""
+    """Deselect what the machine or the command did not ask for: gpu tests without a GPU, others without their `-m`."""
     chosen = config.getoption("-m")
     kept, dropped = [], []
     for item in items:
         needs_gpu = item.get_closest_marker("gpu") is not None
-        slow = item.get_closest_marker("slow") is not None
-        leave = (needs_gpu and not HAS_GPU) or (slow and "slow" not in chosen)
+        unasked = any(item.get_closest_marker(name) and name not in chosen for name in ("slow", "browser"))
+        leave = (needs_gpu and not HAS_GPU) or unasked
         (dropped if leave else kept).append(item)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
