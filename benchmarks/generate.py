@@ -21,4 +21,5 @@ def _work(task: str, impl: str) -> subject.Subject:
     calls = [jobs.generator(task, impl)]
     device = subject.place()[0].type
     watched = functools.partial(stages.of_picture, calls[0], device)
-    return subject.Subject(calls, device, functools.partial(jobs.prove, task, impl), stages=watched)
+    proof, ops = functools.partial(jobs.prove, task, impl), functools.partial(jobs.op_seconds, task, impl)
+    return subject.Subject(calls, device, proof, stages=watched, ops=ops)

@@ -22,9 +22,10 @@ from benchmarks.harness.records import (
     read_lines,
     write_json,
 )
-from reports import accepted, decide, numerics
+from reports import accepted, decide, explained, numerics
 from reports.accepted import Accepted
 from reports.decide import Decision, Key
+from reports.explained import Explained
 from reports.item import SEVERITY, worst
 from reports.night import load
 
@@ -68,6 +69,7 @@ class Joint:
     image    None where only speed was asked for
     skipped  series that one of the commits does not have, with the reason: listed, not counted
     damage   records that could not be read or belong to something else
+    explained  the change of each whole picture, by op
     """
 
     asked: Asked
@@ -80,6 +82,7 @@ class Joint:
     false_alarms: float = decide.FALSE_ALARMS
     misses: float = decide.MISSES
     power: float = decide.POWER
+    explained: list[Explained] = field(default_factory=list)
     schema: int = SCHEMA
 
     def reproduce(self, decision: Decision) -> str:
@@ -116,7 +119,8 @@ def judge(folder: Path, entries: Sequence[Accepted], today: date, with_image: bo
     decisions.sort(key=lambda one: (bool(one.accepted), -SEVERITY.index(one.status), -_moved(one)))
     status = worst_of(decisions)
     sentence = _sentence(image.sentence if image else "", speed_sentence(decisions))
-    return Joint(asked, status, sentence, image, decisions, skipped, damage)
+    pictures = explained.read(folder, timing, asked.environment.profile)
+    return Joint(asked, status, sentence, image, decisions, skipped, damage, explained=pictures)
 
 
 def write(folder: Path, asked: Asked) -> None:

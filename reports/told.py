@@ -6,7 +6,7 @@ from collections import defaultdict
 from xml.etree import ElementTree
 
 from benchmarks.harness.records import EXIT_CODES, Status
-from reports import words
+from reports import explained, words
 from reports.decide import Decision, Effect
 from reports.joint import Joint
 
@@ -31,6 +31,8 @@ def terminal(joint: Joint) -> str:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
         ]
         lines += ["", HEADER.format(power=joint.power)]
+    for one in joint.explained:
+        lines += ["", *explained.lines(one)]
     lines += _notes(joint)
     if typed := _typed(joint):
         lines += ["", "type", *(f"  {line}" for line in typed)]
@@ -49,6 +51,8 @@ def markdown(joint: Joint) -> str:
         lines += [f"| {' | '.join(escape(cell) for cell in _row(one))} |" for one in shown]
         hidden = len(joint.decisions) - len(shown)
         lines += ["", f"{hidden} more series: {_counts(joint, shown)}."] if hidden else [""]
+    for one in joint.explained:
+        lines += ["", "```", *explained.lines(one), "```"]
     lines += [f"- {escape(note)}" for note in _notes(joint) if note]
     if typed := _typed(joint):
         lines += ["", "```", *typed, "```"]

@@ -16,7 +16,8 @@ from benchmarks.harness.subject import place
 if typing.TYPE_CHECKING:
     import torch
 
-    from bagel.pipeline import BagelPipeline, GeneratedImage
+    from bagel.pipeline import BagelPipeline, GeneratedImage, ImageRequest
+    from reference_impl.contract import MoTOps
 
 ORACLE = "tests/data/bagel_oracle"
 STEPS = 8
@@ -29,18 +30,32 @@ def generator(
 
     dtype is the profile's own unless given.
     """
+    return functools.partial(_pipeline(impl, dtype or place()[1]).generate, _request(task, steps))
+
+
+def op_seconds(task: str, impl: str) -> dict[str, float]:
+    """How many seconds of the picture each op takes."""
+    from benchmarks.harness import op_seconds as ledger
+
+    device, dtype = place()
+
+    def make(ops: MoTOps) -> Callable[[], GeneratedImage]:
+        return functools.partial(_load(ops, dtype).generate, _request(task, STEPS))
+
+    return ledger.of_picture(make, load_impl(impl), device.type)
+
+
+def _request(task: str, steps: int) -> ImageRequest:
     from PIL import Image
 
     from bagel.pipeline import Guidance, ImageRequest
 
     if task == "t2i":
-        request = ImageRequest("a photo of a red cat on a wooden table", height=64, width=64, steps=steps, seed=1)
-    else:
-        with Image.open(repository_root() / ORACLE / "cases/inputs/edit_input.png") as picture:
-            picture.load()
-        guidance = Guidance(4.0, 2.0, (0.0, 1.0), "text_channel")
-        request = ImageRequest("Make the sky darker and add rain.", picture, steps=steps, seed=1, guidance=guidance)
-    return functools.partial(_pipeline(impl, dtype or place()[1]).generate, request)
+        return ImageRequest("a photo of a red cat on a wooden table", height=64, width=64, steps=steps, seed=1)
+    with Image.open(repository_root() / ORACLE / "cases/inputs/edit_input.png") as picture:
+        picture.load()
+    guidance = Guidance(4.0, 2.0, (0.0, 1.0), "text_channel")
+    return ImageRequest("Make the sky darker and add rain.", picture, steps=steps, seed=1, guidance=guidance)
 
 
 def prove(task: str, impl: str) -> None:
@@ -69,10 +84,14 @@ def prove(task: str, impl: str) -> None:
 
 @functools.cache
 def _pipeline(impl: str, dtype: torch.dtype) -> BagelPipeline:
+    return _load(load_impl(impl), dtype)
+
+
+def _load(ops: MoTOps, dtype: torch.dtype) -> BagelPipeline:
     from bagel.pipeline import BagelPipeline
     from bagel.transforms import Resize
 
     folder = repository_root() / ORACLE / "checkpoint"
-    model = BagelPipeline.from_checkpoint(folder, load_impl(impl), place()[0], dtype).model
+    model = BagelPipeline.from_checkpoint(folder, ops, place()[0], dtype).model
     # The tiny checkpoint's position tables are too small for the sizes that upstream brings pictures to.
     return BagelPipeline(model, Resize(128, 64, 16), Resize(126, 56, 14))

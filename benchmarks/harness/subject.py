@@ -42,6 +42,7 @@ class Subject:
     prove   raises if the implementation disagrees with the reference; called before anything is measured
     tile    which tiles the implementation uses, and from where
     stages  seconds by stage of one call, where a call has stages; called after everything is measured
+    ops     seconds by op of the contract, likewise
     """
 
     calls: Sequence[Callable[[], Any]]
@@ -49,6 +50,7 @@ class Subject:
     prove: Callable[[], object]
     tile: str = "none"
     stages: Callable[[], dict[str, float]] = dict
+    ops: Callable[[], dict[str, float]] = dict
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,8 @@ def record(entry: profiles.Benchmark, params: dict[str, str], subject: Subject, 
     records.append_line(folder / "timing.jsonl", timing)
     if stages := subject.stages():
         records.append_line(folder / "stages.jsonl", records.Stages(**common, seconds=stages))
+    if ops := subject.ops():
+        records.append_line(folder / "ops.jsonl", records.Stages(**common, seconds=ops))
     # Undocumented: asv treats samples from track_* as it treats its own timings.
     return {"samples": measured.samples, "number": 1}
 

@@ -49,12 +49,12 @@ class Comparison:
         joint.write(self.folder, joint.Asked(BASE, head, HERE, 1, list(series), least, "2026-11-24", command))
 
     def line(self, series: Series, side: str, number: int, seconds: Sequence[float], **other: object) -> None:
-        values = {"commit": HEAD if side == "head" else BASE, "fingerprint": HERE.fingerprint, "protocol": 1} | other
+        common = {"commit": HEAD if side == "head" else BASE, "fingerprint": HERE.fingerprint, "protocol": 1}
+        values = common | {"pid": number} | other
         record = Timing(
             benchmark=series.benchmark,
             params=series.params,
             round=number,
-            pid=number,
             created="",
             samples=list(seconds),
             tile="",
