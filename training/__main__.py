@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     stages = parser.add_subparsers(required=True, metavar="STAGE")
     _add_autoencoder(stages)
+    _add_decoder(stages)
     _add_transformer(stages)
 
     one = stages.add_parser("export", help="write the checkpoint folder from a transformer's state")
@@ -99,6 +100,17 @@ def _add_autoencoder(stages: Any) -> None:
     one.add_argument("--channels-last", action="store_true", help="lay tensors out by pixel")
 
 
+def _add_decoder(stages: Any) -> None:
+    one = stages.add_parser("decoder", help="train the decoder of a finished autoencoder further; its latents stay")
+    one.set_defaults(run=_decoder)
+    _add_common(one)
+    one.add_argument("--autoencoder", type=Path, required=True, help="folder of a finished stage 1")
+    one.add_argument("--batch", type=int, default=32)
+    one.add_argument("--rate", type=float, default=1e-3)
+    one.add_argument("--wild", type=float, default=0.25, help="share of wild pictures")
+    one.add_argument("--scenes", type=int, default=65536, help="of each kind, drawn once")
+
+
 def _add_transformer(stages: Any) -> None:
     one = stages.add_parser("transformer", help="stage 2: text-to-image, editing and questions")
     one.set_defaults(run=_transformer)
@@ -141,6 +153,13 @@ def _autoencoder(a: argparse.Namespace) -> int:
 
     options = AutoencoderOptions(batch=a.batch, scenes=a.scenes, channels_last=a.channels_last, compiled=a.compile)
     return 0 if train_autoencoder(_run(a), _sizes(a), options, a.processes) else UNFINISHED
+
+
+def _decoder(a: argparse.Namespace) -> int:
+    from training.autoencoder import AutoencoderOptions, train_decoder
+
+    options = AutoencoderOptions(batch=a.batch, scenes=a.scenes, rate=a.rate, wild=a.wild, compiled=a.compile)
+    return 0 if train_decoder(_run(a), a.autoencoder, _sizes(a), options, a.processes) else UNFINISHED
 
 
 def _transformer(a: argparse.Namespace) -> int:

@@ -1,7 +1,10 @@
-"""Stage 1: the autoencoder, on scenes of the world and on wild ones in any colour and place."""
+"""Stage 1: the autoencoder, on scenes of the world and on wild ones in any colour and place.
+
+Its decoder can be trained further afterwards, also after stage 2: the latents, which stage 2 has learnt, stay.
+"""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,11 +25,13 @@ from training.render import render, wild_rows
 
 EDGES, KL = 0.5, 1e-3
 """Weights beside the mean absolute error: of the differences between neighbours, and of the divergence per latent."""
+OUTLINES = 4.0
+"""How much more an error within two pixels of an edge weighs to the decoder alone: outlines decide what a shape is."""
 
 
 @dataclass(frozen=True)
 class AutoencoderOptions:
-    """batch pictures a step, half of them wild; `scenes` of each kind drawn once and used again and again.
+    """batch pictures a step, a share of them wild; `scenes` of each kind drawn once and used again and again.
 
     channels_last  lay the networks' tensors out by pixel and not by channel
     compiled       torch.compile of encoder and decoder
@@ -35,6 +40,7 @@ class AutoencoderOptions:
     batch: int = 128
     scenes: int = 65536
     rate: float = 2e-3
+    wild: float = 0.5
     channels_last: bool = False
     compiled: bool = False
 
@@ -46,8 +52,12 @@ class AutoencoderStage:
         self.model, self.side, self.options, self.run = model, side, options, run
         wild = wild_rows(np.random.default_rng(run.seed), options.scenes, side)
         self.scenes, self.wild = table["scene"].to(run.device), torch.from_numpy(wild).to(run.device)
-        self.optimizer = Optimizer(model, set(), 0.0, options.rate)
+        self.optimizer = Optimizer(self.trained(), set(), 0.0, options.rate)
         self.half = torch.compile(half_of, dynamic=False) if options.compiled else half_of
+
+    def trained(self) -> nn.Module:
+        """What the steps change."""
+        return self.model
 
     def prepare(self, step: int) -> str:
         """Every step is of one kind, and needs nothing of the host."""
@@ -59,10 +69,10 @@ class AutoencoderStage:
 
     def pictures(self, generator: torch.Generator) -> Tensor:
         """A batch, [B, 3, side, side] in -1..1."""
-        n = self.options.batch // 2
+        wild = round(self.options.batch * self.options.wild)
         rows = [
             table[torch.randint(len(table), (n,), generator=generator, device=self.run.device)]
-            for table in (self.scenes, self.wild)
+            for table, n in ((self.scenes, self.options.batch - wild), (self.wild, wild))
         ]
         pixels = to_range(render(torch.cat(rows), self.side, self.side))
         return pixels.contiguous(memory_format=torch.channels_last) if self.options.channels_last else pixels
@@ -79,39 +89,91 @@ class AutoencoderStage:
         }
 
 
+class DecoderStage(AutoencoderStage):
+    """Losses of the decoder alone, on the latents of an encoder that stays as it is."""
+
+    def trained(self) -> nn.Module:
+        """The decoder; the rest of a loaded autoencoder is frozen."""
+        return self.model.decoder.requires_grad_(True)
+
+    def errors(self, pixels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """The terms of the loss on a batch."""
+        with torch.no_grad():
+            mean, logvar = quickly(self.model.encoder, pixels, self.half).chunk(2, dim=1)
+            noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        error = quickly(self.model.decoder, mean + torch.exp(0.5 * logvar) * noise, self.half) - pixels
+        weight = 1 + OUTLINES * near_edges(pixels)
+        return {"l1": (weight * error.abs()).mean() / weight.mean(), "edges": EDGES * _edge_error(error)}
+
+
 def train_autoencoder(run: Run, sizes: Sizes, options: AutoencoderOptions, processes: int) -> bool:
     """Train, and when the plan is complete write ae.safetensors and ae_config.json; True if it is."""
     config = write_configs(run.folder, sizes)
-    with Drawers(processes) as drawers:
-        order = Order("scene", sizes.picture, sizes.picture, run.folder)
-        drawing = drawers.table(order, f"ae/{run.seed}", options.scenes)
-        torch.manual_seed(run.seed)
-        model = Autoencoder(config.autoencoder).to(run.device)
-        table = drawing()
+    torch.manual_seed(run.seed)
+    model = Autoencoder(config.autoencoder).to(run.device)
+    table = _scenes(run, sizes, options, processes)
     stage = AutoencoderStage(model, table, sizes.picture, options, run)
     describe(run, stage="autoencoder", parameters=sum(p.numel() for p in model.parameters()), **asdict(options))
     if not train(stage, run):
         return False
     stage.optimizer.use_average()
-    _finish(model, table, sizes, run)
+    _finish(model, table, sizes, run, _latent_figures(model, table, sizes, run))
     return True
 
 
-@torch.no_grad()
-def _finish(model: Autoencoder, table: Table, sizes: Sizes, run: Run) -> None:
-    """Measure the latents' mean and deviation and the error, in the precision of the file, and write both files."""
-    for p in model.parameters():
-        p.copy_(p.half().float())
-    squares, means, variances = [], [], []
+def train_decoder(run: Run, autoencoder: Path, sizes: Sizes, options: AutoencoderOptions, processes: int) -> bool:
+    """Train a finished autoencoder's decoder further, into another folder; True if the plan is complete.
+
+    Raises FileNotFoundError or ValueError for an autoencoder that is not finished or of other sizes.
+    """
+    model = load_autoencoder(autoencoder, sizes, run.device)
+    write_configs(run.folder, sizes, model.scale, model.shift)
+    table = _scenes(run, sizes, options, processes)
+    stage = DecoderStage(model, table, sizes.picture, options, run)
+    describe(run, stage="decoder", parameters=sum(p.numel() for p in model.decoder.parameters()), **asdict(options))
+    if not train(stage, run):
+        return False
+    stage.optimizer.use_average()
+    _finish(model, table, sizes, run, (model.scale, model.shift))
+    return True
+
+
+def _scenes(run: Run, sizes: Sizes, options: AutoencoderOptions, processes: int) -> Table:
+    with Drawers(processes) as drawers:
+        order = Order("scene", sizes.picture, sizes.picture, run.folder)
+        return drawers.table(order, f"ae/{run.seed}", options.scenes)()
+
+
+def _measured(table: Table, sizes: Sizes, run: Run) -> Iterator[Tensor]:
+    """The first 1024 scenes, as pixels."""
     for rows in torch.split(table["scene"][:1024], 64):
-        pixels = to_range(render(rows.to(run.device), sizes.picture, sizes.picture))
+        yield to_range(render(rows.to(run.device), sizes.picture, sizes.picture))
+
+
+@torch.no_grad()
+def _latent_figures(model: Autoencoder, table: Table, sizes: Sizes, run: Run) -> tuple[float, float]:
+    """(scale, shift) that bring the latents to deviation 1 and mean 0."""
+    means, variances = [], []
+    for pixels in _measured(table, sizes, run):
         mean, logvar = model.encoder(pixels).chunk(2, dim=1)
         means.append(mean)
         variances.append(logvar.exp().mean())
-        squares.append((model.decoder(mean).clamp(-1, 1) - pixels).square().mean((1, 2, 3)) / 4)
-    values, psnr = torch.cat(means), -10 * torch.cat(squares).log10()
+    values = torch.cat(means)
     deviation = (values.var() + torch.stack(variances).mean()).sqrt()
-    scale, shift = 1 / float(deviation), float(values.mean())
+    return 1 / float(deviation), float(values.mean())
+
+
+@torch.no_grad()
+def _finish(model: Autoencoder, table: Table, sizes: Sizes, run: Run, figures: tuple[float, float]) -> None:
+    """Measure the error in the precision of the file, and write both files."""
+    for p in model.parameters():
+        p.copy_(p.half().float())
+    squares = []
+    for pixels in _measured(table, sizes, run):
+        mean, _ = model.encoder(pixels).chunk(2, dim=1)
+        squares.append((model.decoder(mean).clamp(-1, 1) - pixels).square().mean((1, 2, 3)) / 4)
+    psnr = -10 * torch.cat(squares).log10()
+    scale, shift = figures
     write_configs(run.folder, sizes, scale, shift)
     save_tensors(run.folder / "ae.safetensors", {n: t.half() for n, t in model.state_dict().items()})
     result = {"psnr_median": float(psnr.median()), "psnr_worst": float(psnr.min()), "scale": scale, "shift": shift}
@@ -160,6 +222,14 @@ def quickly(half: nn.Module, x: Tensor, call: Callable[..., Tensor] = half_of) -
         for name, p in half.named_parameters()
     }
     return call(half, weights, x.to(dtype)).float()
+
+
+def near_edges(pixels: Tensor) -> Tensor:
+    """[B, 1, H, W]: within two pixels of a difference between neighbours that difference, at most 1; elsewhere 0."""
+    change = torch.zeros_like(pixels[:, :1])
+    change[:, :, 1:] += pixels.diff(dim=2).abs().amax(1, keepdim=True)
+    change[:, :, :, 1:] += pixels.diff(dim=3).abs().amax(1, keepdim=True)
+    return F.max_pool2d(change.clamp(max=1.0), 5, 1, 2)
 
 
 def _edge_error(error: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from bagel.pipeline import BagelPipeline, ImageRequest
 from reference_impl import OPS
 from training.__main__ import UNFINISHED, main
-from training.autoencoder import AutoencoderOptions, AutoencoderStage, load_autoencoder
+from training.autoencoder import AutoencoderOptions, AutoencoderStage, load_autoencoder, near_edges
 from training.data import Drawers, Order
 from training.files import load_state, read_lines
 from training.loop import Run, train
@@ -78,6 +78,21 @@ def test_autoencoder_steps_lower_the_loss_of_a_fixed_batch(config, tiny_folder: 
         found.append(float(sum(losses.values(), torch.zeros(())).detach()))
         update(stage.optimizer, losses, count)
     assert found[-1] < found[0]
+
+
+def test_a_decoder_trained_further_decodes_the_same_latents(autoencoder: Path, tmp_path: Path) -> None:
+    arguments = ["decoder", "--folder", str(tmp_path), "--autoencoder", str(autoencoder), "--steps", "2"]
+    assert main([*arguments, "--batch", "4", "--scenes", "16", *SMALL]) == 0
+    before, after = (load_file(folder / "ae.safetensors") for folder in (autoencoder, tmp_path))
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    configs = [(folder / "ae_config.json").read_text() for folder in (autoencoder, tmp_path)]
+    assert (changed, configs[0] == configs[1]) == ({"decoder"}, True)
+
+
+def test_an_error_at_an_outline_weighs_more_than_one_on_a_plain_ground() -> None:
+    pixels = torch.full((1, 3, 16, 16), -1.0)
+    pixels[:, :, :, 8:] = 1.0
+    assert near_edges(pixels)[0, 0, 0].tolist() == [0.0] * 6 + [1.0] * 5 + [0.0] * 5
 
 
 def test_a_resumed_plan_ends_exactly_like_an_uninterrupted_one(autoencoder: Path, tmp_path: Path) -> None:
