@@ -5,10 +5,10 @@ are much alike. So a run is measured by its own case: its *ratio* is the largest
 its distance and the largest distance of the case's other runs. Ratios of all cases are comparable, and a quantile of
 all of them is the factor by which a limit exceeds the largest distance that was seen of its case and metric:
 
-    limit = factor * largest distance of the case's runs
+    limit = factor * largest distance of the case's runs, or the floor of the metric
 
 A run is outside as soon as one metric is, and the ratio is the largest over all metrics, so the rate of false alarms
-holds for all of them together. A run's own distances are never in the limit that its ratio is measured by.
+holds for all of them together. A run's own distances are never in the limits that it is judged by here.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ import numpy.typing as npt
 from scipy import stats
 
 from benchmarks.harness import images
-from benchmarks.harness.calibrate_files import Figures, Runs
+from benchmarks.harness.calibrate_files import Runs
 from benchmarks.harness.golden_limits import KINDS, Kind, distance, of_distance
 from benchmarks.harness.records import Rate
 from reference_impl.tolerance import FACTOR
+
+Array = npt.NDArray[np.float64]
 
 ALARMS = 1 / 400
 """Share of known-good runs that may be outside. With fewer runs than this asks for, the largest ratio is the factor,
@@ -57,29 +59,38 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Ratios:
-    """The ratios of one case's runs."""
+class Spread:
+    """The known-good runs of one case, one kind and one dtype: metric -> distances."""
 
     prompt: str
-    values: list[float]
+    distances: dict[str, list[float]]
 
+    @property
+    def reach(self) -> dict[str, float]:
+        """Metric -> the largest distance of any run."""
+        return {name: max(values) for name, values in self.distances.items()}
 
-def reach(runs: Runs, kind: Kind) -> dict[str, float]:
-    """Metric -> the largest distance of any run, or the floor."""
-    return {name: max(FLOORS[name], *values) for name, values in runs.of(kind).items()}
+    def ratios(self) -> list[float]:
+        """Of every run: how far it is in its worst metric beside the farthest of the others; 0 under every floor."""
+        own, others, floors = self._arrays()
+        return np.where(own > floors, own / np.maximum(others, floors), 0).max(axis=0).tolist() if own.size else []
 
+    def scores(self, by: float) -> list[float]:
+        """Of every run: the largest share that it uses of any limit that the others and this factor set."""
+        own, others, floors = self._arrays()
+        return (own / np.maximum(by * others, floors)).max(axis=0).tolist() if own.size else []
 
-def ratios(figures: Figures, kind: Kind) -> Ratios:
-    """Of every run: how far it is, in its worst metric, beside the farthest of the others."""
-    found = figures.good.of(kind)
-    if not found or len(figures.good.names) < 2:
-        return Ratios(figures.prompt, [])
-    distances = np.array(list(found.values()))
-    order = np.sort(distances, axis=1)
-    others = np.where(distances == order[:, -1:], order[:, -2:-1], order[:, -1:])
-    floors = np.array([[FLOORS[name]] for name in found])
-    quotients: npt.NDArray[np.float64] = distances / np.maximum(others, floors)
-    return Ratios(figures.prompt, quotients.max(axis=0).tolist())
+    def _arrays(self) -> tuple[Array, Array, Array]:
+        """Distances [metrics, runs], the largest of the other runs' [metrics, runs], and floors [metrics, 1].
+
+        All are empty for fewer than two runs: then there are no others.
+        """
+        own = np.array(list(self.distances.values()), dtype=np.float64)
+        if own.ndim != 2 or own.shape[1] < 2:
+            return (np.empty((0, 0)),) * 3
+        order = np.sort(own, axis=1)
+        others = np.where(own == order[:, -1:], order[:, -2:-1], order[:, -1:])
+        return own, others, np.array([[FLOORS[name]] for name in self.distances])
 
 
 def factor(values: Sequence[float]) -> float:
@@ -91,15 +102,18 @@ def factor(values: Sequence[float]) -> float:
 
 
 def limits(reached: Mapping[str, float], by: float) -> dict[str, float]:
-    """Metric -> limit: the reach of known-good runs times a factor, two digits of it, rounded away from zero."""
-    return {name: _loose(name, value * by) for name, value in reached.items()}
+    """Metric -> limit: the reach of known-good runs times a factor, two digits of it rounded away from zero; or the
+    floor.
+    """
+    return {name: _loose(name, max(value * by, FLOORS[name])) for name, value in reached.items()}
 
 
 def _loose(name: str, value: float) -> float:
     unit = 10.0 ** (math.floor(math.log10(value)) - 1)
     limit = of_distance(name, math.ceil(round(value / unit, 6)) * unit)
     if name == "psnr":
-        return math.floor(limit * 100) / 100
+        return max(0.0, math.floor(limit * 100) / 100)
+    limit = max(0.0, limit)
     return float(f"{limit:.6f}") if name in images.AT_LEAST else float(f"{limit:.3g}")
 
 
@@ -111,7 +125,7 @@ def rate(seen: int, runs: int) -> Rate:
     return Rate(seen, runs, float(bounds.low), float(bounds.high))
 
 
-def alarms(cases: Sequence[Ratios], by: float | None = None) -> tuple[Rate, Rate]:
+def alarms(cases: Sequence[Spread], by: float | None = None) -> tuple[Rate, Rate]:
     """False alarms of runs, and of prompts with any, when a prompt's own runs had no part in the factor.
 
     by: a factor that was chosen, not measured. Without a second prompt nothing is measured.
@@ -119,9 +133,10 @@ def alarms(cases: Sequence[Ratios], by: float | None = None) -> tuple[Rate, Rate
     prompts = sorted({case.prompt for case in cases})
     runs, outside, loud = 0, 0, 0
     for prompt in prompts if len(prompts) > 1 or by else ():
-        own = [value for case in cases if case.prompt == prompt for value in case.values]
-        others = [value for case in cases if case.prompt != prompt for value in case.values]
-        over = sum(value > (by or factor(others)) for value in own)
+        others = [ratio for case in cases if case.prompt != prompt for ratio in case.ratios()]
+        used = by or factor(others)
+        own = [score for case in cases if case.prompt == prompt for score in case.scores(used)]
+        over = sum(score > 1 for score in own)
         runs, outside, loud = runs + len(own), outside + over, loud + bool(over)
     return rate(outside, runs), rate(loud, len(prompts) if runs else 0)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from benchmarks.harness import environment, images
 from benchmarks.harness.calibrate_files import Figures, Population
-from benchmarks.harness.calibrate_limits import BASE_FACTOR, alarms, factor, limits, rate, reach, seen
+from benchmarks.harness.calibrate_limits import BASE_FACTOR, Spread, alarms, factor, limits, rate, seen
 from benchmarks.harness.golden_approval import LimitsRecord, Overlay, given, limits_sha256
 from benchmarks.harness.golden_case import GoldenCase, checkpoint_sha256
 from benchmarks.harness.golden_known import figures_of, pooled
@@ -62,7 +62,7 @@ def factors(population: Population, dtypes: Iterable[str]) -> dict[tuple[Kind, s
     for dtype in dtypes:
         for kind in KINDS:
             by_case = pooled([population], kind, dtype)
-            found[kind, dtype] = factor([value for own in by_case.values() for one in own for value in one.values])
+            found[kind, dtype] = factor([ratio for own in by_case.values() for one in own for ratio in one.ratios()])
     return found
 
 
@@ -100,8 +100,10 @@ def propose(
             pictures.add(figures.picture)
             reached = [figures] + [found for other in others if (found := fitting(case, other, dtype))]
             for kind in KINDS:
-                overlay[kind][dtype] = _limits(limits(reach(figures.good, kind), by[kind, dtype]))
-                farthest = [reach(one.good, kind) for one in reached]
+                overlay[kind][dtype] = _limits(
+                    limits(Spread(figures.prompt, figures.good.of(kind)).reach, by[kind, dtype])
+                )
+                farthest = [Spread(one.prompt, one.good.of(kind)).reach for one in reached]
                 widest = {name: max(one.get(name, 0.0) for one in farthest) for name in farthest[0]}
                 base[kind][dtype] = _limits(limits(widest, BASE_FACTOR))
             old_limits = {kind: case.on(population.stack).limits_of(kind, dtype) for kind in KINDS}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.harness.calibrate_files import Population, stored
-from benchmarks.harness.calibrate_limits import BASE_FACTOR, Ratios, alarms, factor, p_value, ratios
+from benchmarks.harness.calibrate_limits import BASE_FACTOR, Spread, alarms, factor, p_value
 from benchmarks.harness.golden_case import GoldenCase
 from benchmarks.harness.golden_limits import Kind
 from benchmarks.harness.records import KnownGood
@@ -39,10 +39,10 @@ def known_good(case: GoldenCase, kind: Kind, dtype: str) -> Known | None:
         return None
     by_case = pooled(populations, kind, dtype)
     every = [one for found in by_case.values() for one in found]
-    by = BASE_FACTOR if basis == BASE else factor([value for one in every for value in one.values])
+    by = BASE_FACTOR if basis == BASE else factor([ratio for one in every for ratio in one.ratios()])
     runs, prompts = alarms(every, BASE_FACTOR if basis == BASE else None)
-    own = [value / by for one in by_case.get(case.name, []) for value in one.values]
-    scores = [value / by for one in every for value in one.values]
+    own = [score for one in by_case.get(case.name, []) for score in one.scores(by)]
+    scores = [score for one in every for score in one.scores(by)]
     note = f"base limits, {case.stack} was not calibrated in {dtype}" if basis == BASE else ""
     count = len({one.prompt for one in every})
     return Known(KnownGood(basis, len(scores), count, runs, prompts, own, note), scores)
@@ -57,11 +57,11 @@ def figures_of(case: str, dtype: str, populations: Sequence[Population]) -> dict
     }
 
 
-def pooled(populations: Sequence[Population], kind: Kind, dtype: str) -> dict[str, list[Ratios]]:
-    """Case -> the ratios of its runs, one entry per stack that has any."""
-    found: dict[str, list[Ratios]] = {}
+def pooled(populations: Sequence[Population], kind: Kind, dtype: str) -> dict[str, list[Spread]]:
+    """Case -> its runs, one entry per stack that has any."""
+    found: dict[str, list[Spread]] = {}
     for population in populations:
         for case, by_dtype in population.cases.items():
             if dtype in by_dtype:
-                found.setdefault(case, []).append(ratios(by_dtype[dtype], kind))
+                found.setdefault(case, []).append(Spread(by_dtype[dtype].prompt, by_dtype[dtype].good.of(kind)))
     return found
