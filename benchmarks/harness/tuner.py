@@ -19,7 +19,7 @@ from benchmarks.harness.tuner_candidates import Chip, hopper, plain, refusal, su
 from benchmarks.harness.tuner_compile import Job, compile_all
 from benchmarks.harness.tuner_journal import Build, Entrant, Journal, Line, Result, Run, write_table
 from benchmarks.harness.tuner_points import Point
-from benchmarks.harness.tuner_workers import Task, Workers
+from benchmarks.harness.tuner_workers import HUNG_S, Task, Workers
 from mot_impl.compiled import Compiled, variant
 from mot_impl.heuristic import ASYNCHRONOUS, HOPPER_TRITON, heuristic_tile, interpreter_tile
 from mot_impl.tiles import Tile
@@ -139,7 +139,9 @@ class Tuner:
         todo = [point for point in points if point not in done]
         if done:
             self.tell(f"{len(done)} of {len(points)} points are in {journal.path}; {len(todo)} to do")
-        with Workers(self.devices, self.run.dtype, self.run.provenance.seed) as workers:
+        # The interpreter may take minutes for a large layer, but it never waits for another block.
+        hung_s = HUNG_S if self.devices[0] != "cpu" else math.inf
+        with Workers(self.devices, self.run.dtype, self.run.provenance.seed, hung_s) as workers:
             tasks = self._tasks(todo, journal)
             begun = time.monotonic()
             for number, result in enumerate(workers.run(tasks, lambda n: self.budget.share(n, len(self.devices))), 1):

@@ -147,13 +147,20 @@ class _Course:
     def _sampler(self, tile: Tile) -> Callable[[], float] | None:
         if tile in self.out:
             return None
-        self.bench.say(str(tile))
+        name = str(tile)
+        self.bench.say(name)
         try:
-            return self.bench.sampler(self.point, tile, self.every)
+            measure = self.bench.sampler(self.point, tile, self.every)
         except Exception as error:  # whatever a launch raises is a finding about the tile
+            check_alive(self.bench.device)
             self.out[tile] = Entrant(tile, [], said(error))
-            _check_alive(self.bench.device)
             return None
+
+        def sample() -> float:
+            self.bench.say(name)
+            return measure()
+
+        return sample
 
     def _agrees(self, tile: Tile) -> bool:
         """Whether the tile's result is within the limits of the reference; else it is out, and why is kept."""
@@ -184,7 +191,7 @@ class _Course:
         return Choice(rows, best, fresh[best], first, fresh[first], *shares)
 
 
-def _check_alive(device: torch.device) -> None:
+def check_alive(device: torch.device) -> None:
     """Raise if an earlier failure has left the device unusable: then only another process can go on."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

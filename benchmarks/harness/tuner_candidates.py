@@ -42,7 +42,7 @@ IN_FLIGHT = 16 * 1024
 @dataclass(frozen=True)
 class Chip:
     """What limits a block. Shared memory in bytes; `shared` and `threads` are a multiprocessor's, 1 KB a block is kept
-    by the system."""
+    by the system. Registers: the same on every chip since sm_50."""
 
     capability: int
     multiprocessors: int
@@ -63,7 +63,6 @@ class Chip:
             has.shared_memory_per_block_optin,
             has.shared_memory_per_multiprocessor,
             has.max_threads_per_multi_processor,
-            has.regs_per_multiprocessor,
         )
 
 

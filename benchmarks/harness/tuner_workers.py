@@ -25,8 +25,9 @@ if typing.TYPE_CHECKING:
 Serve = Callable[[Connection, str, str, int], None]
 """What a process does with its end of the pipe, device, dtype and seed."""
 
-HUNG_S = 120.0
-"""Without a word for so long, a measuring process is taken to hang: a launch takes milliseconds, a parity seconds."""
+HUNG_S = 30.0
+"""Without a word for so long, a process that measures on a GPU is taken to hang: a launch takes milliseconds, a parity
+seconds."""
 
 
 START_S = 120.0
@@ -61,7 +62,7 @@ def _serve(connection: Connection, device: str, dtype: str, seed: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     import torch
 
-    from benchmarks.harness.tuner_bench import Bench
+    from benchmarks.harness.tuner_bench import Bench, check_alive
     from benchmarks.harness.tuner_journal import Result
 
     place = torch.device(device)
@@ -79,7 +80,8 @@ def _serve(connection: Connection, device: str, dtype: str, seed: int) -> None:
             return
         try:
             result = bench.measure(task.point, task.tiles, task.left_out, limit_s)
-        except torch.OutOfMemoryError as error:
+        except Exception as error:  # of one point; only a device that is lost ends the process
+            check_alive(place)
             result = Result(task.point, device, list(task.left_out), [], 0.0, said(error))
         connection.send(result)
 
