@@ -109,7 +109,7 @@ def golden(folder: Path) -> Status:
     Raises, when every other case has been judged, what is wrong with a case.json.
     """
     import reference_impl
-    from benchmarks.harness import goldens
+    from benchmarks.harness import goldens, night_traces
     from benchmarks.harness.golden_answers import check_answers
     from benchmarks.harness.golden_case import GOLDENS
     from benchmarks.harness.records import append_line
@@ -124,11 +124,16 @@ def golden(folder: Path) -> Status:
         plan = goldens.Plan(impl, ops, reference_impl.OPS, device, torch_dtype)
         pictures = goldens.check_all(goldens.selected(cases, impl, device), plan, folder)
         answers = check_answers(goldens.selected(questions, impl, device), plan, folder)
-        for result in itertools.chain(pictures, answers):
+        tracer = night_traces.Tracer(plan, cases)
+        for judged in itertools.chain(pictures, answers):
+            result = tracer.explained(judged)
             append_line(folder / "golden.jsonl", result)
             statuses.append(result.status)
             line = f"  {result.case:24} {impl:9} {dtype:8} against {result.against:9} {result.status:12}"
             print(f"{line} {result.seconds:5.1f} s  {result.words or result.reason}".rstrip(), flush=True)
+        for found in tracer.finished():
+            append_line(folder / "drift.jsonl", found)
+            print(f"  traced {found.case} {found.impl} {found.dtype}: {found.sentence}", flush=True)
     statuses.append(_watch(folder, cases))
     if broken:
         raise broken[0]

@@ -7,6 +7,7 @@ A run is one folder, `results/runs/<run id>/`:
     conformance.jsonl  Conformance, one line per case: against the original BAGEL
     parity.jsonl       Parity, one line per op and case: fused against reference
     golden.jsonl       Golden, one line per judged picture
+    drift.jsonl        Drift, one line per traced picture: those outside their limits, or else one that is not
     golden_watch.json  GoldenWatch: pictures that must differ, and limits that no run comes near
     selftest.json      Selftest: which injected faults the gate saw, and how often it cried wolf
     series.json        Profile: which series this machine is expected to measure, and which lie outside
@@ -244,6 +245,46 @@ class Golden:
     p: float | None = None
     known_good: KnownGood | None = None
     texts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DriftStep:
+    """One update of a trace, relative L2 against the truth (harness/trace.py), and what known-good runs allow.
+
+    local  of the guided velocity, from the truth's latent; free: of the latent, running freely; gain: by what the
+           update multiplied the free error, NaN at first
+    """
+
+    step: int
+    local: float
+    limit_local: float
+    free: float
+    limit_free: float
+    gain: float
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Where a picture of `impl` comes apart from the truth, update by update.
+
+    branches  name of a guidance branch -> local error of its velocity, per update
+    between   relative L2 between the free-running latents of `impl` and `against`, per update
+    outside   tensors over their limit in the first update that has one, in words, first ones first
+    """
+
+    case: str
+    impl: str
+    against: str
+    device: str
+    dtype: str
+    truth: str
+    verdict: Literal["identical", "compatible with reordering", "outside", "not measured"]
+    sentence: str
+    reproduce: str
+    steps: list[DriftStep]
+    branches: dict[str, list[float]]
+    between: list[float]
+    outside: list[str]
 
 
 @dataclass(frozen=True)
