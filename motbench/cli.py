@@ -12,13 +12,16 @@ from motbench.exits import guarded
 from motbench.gate import gate
 from motbench.generate import generate
 from motbench.golden import golden
+from motbench.merge import merge
 from motbench.nightly import nightly
+from motbench.notify import notify
 from motbench.ops import ops
 from motbench.parity import parity
 from motbench.report import report
 from motbench.roofline import roofline
 from motbench.serve import serve
 from motbench.serve_bench import serve_bench
+from motbench.step_time import step_time
 from motbench.steps import step
 from motbench.trace import trace
 from motbench.trend import trend
@@ -37,6 +40,8 @@ app.command("compare")(compare)
 app.command("gate")(gate)
 app.command("trend")(trend)
 app.command("bisect")(bisect)
+app.command("merge")(merge)
+app.command("notify")(notify)
 app.command("doctor")(doctor)
 app.command("generate")(generate)
 app.command("parity")(parity)
@@ -46,6 +51,7 @@ app.command("trace")(trace)
 app.command("understand")(understand)
 app.command("report")(report)
 app.command("roofline")(roofline)
+app.command("step-time")(step_time)
 app.command("tune")(tune)
 app.command("serve")(serve)
 app.command("serve-bench")(serve_bench)

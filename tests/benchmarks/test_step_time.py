@@ -1,0 +1,119 @@
+"""The other ways to compute a step compute that step; and what a step is judged by, on a twin of BAGEL."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import reference_impl
+from bagel.latents import Grid
+from bagel.layers import MoTLayer
+from bagel.model import Bagel
+from bagel.step import Graphs
+from bagel.tokenizer import Tokenizer
+from benchmarks.harness.baselines import Way
+from benchmarks.harness.environment import repository_root
+from benchmarks.harness.step_time import SIZES, Step, distance, flops_of, prove, with_ops
+from benchmarks.harness.synthetic import BAGEL_7B, TWIN, random_bagel, with_layers
+from reference_impl.contract import IMAGE, Experts
+
+GRID = Grid(3, 5)
+REORDERED = 1e-12
+"""Relative, in float64."""
+
+
+def made(dtype: torch.dtype) -> Bagel:
+    tokenizer = Tokenizer.load(repository_root() / "tests/data/bagel_oracle/checkpoint")
+    return random_bagel(TWIN, reference_impl.OPS, tokenizer, torch.device("cpu"), dtype)
+
+
+@pytest.fixture(scope="module")
+def wide() -> Step:
+    return Step.of(made(torch.float64), GRID, rows=7)
+
+
+@pytest.fixture(scope="module")
+def half() -> Step:
+    return Step.of(made(torch.bfloat16), GRID, rows=7)
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.parametrize("way", ["gather", "sorted"])
+def test_a_baseline_computes_the_step(wide: Step, way: Way) -> None:
+    ours = wide.call(wide.model, None)()
+    assert distance(ours, wide.baseline(way, compiled=False)()) < REORDERED
+
+
+def test_dense_computes_another_step(wide: Step) -> None:
+    assert distance(wide.call(wide.model, None)(), wide.baseline("dense", compiled=False)()) > 0.01
+
+
+def test_dense_computes_the_step_where_both_experts_are_equal(wide: Step) -> None:
+    def image_only(layer: MoTLayer) -> MoTLayer:
+        norm, qkv = layer.qk_norm, layer.qkv
+        assert qkv.bias is not None
+        return replace(
+            layer,
+            input_gain=_twice(layer.input_gain),
+            post_gain=_twice(layer.post_gain),
+            qkv=Experts(_twice(qkv.weight), _twice(qkv.bias)),
+            qk_norm=replace(norm, q_gain=_twice(norm.q_gain), k_gain=_twice(norm.k_gain)),
+            o=Experts(_twice(layer.o.weight)),
+            gate_up=Experts(_twice(layer.gate_up.weight)),
+            down=Experts(_twice(layer.down.weight)),
+        )
+
+    transformer = wide.model.transformer
+    equal = replace(wide.model, transformer=replace(transformer, layers=tuple(map(image_only, transformer.layers))))
+    step = replace(wide, model=equal)
+    assert distance(step.call(equal, None)(), step.baseline("dense", compiled=False)()) < REORDERED
+
+
+def _twice(stacked: Tensor) -> Tensor:
+    return stacked[IMAGE].expand_as(stacked).contiguous()
+
+
+def test_the_reference_in_half_precision_is_near_the_truth(half: Step) -> None:
+    errors = prove(half, half.call(half.model, Graphs(1)))
+    assert 1e-3 < errors["reference"] < 0.05
+    assert errors["fused"] == errors["reference"]
+
+
+def test_a_step_with_a_wrong_op_is_refused(half: Step) -> None:
+    def slipped(*args: Any) -> Tensor:
+        return 1.02 * reference_impl.OPS.linear(*args)
+
+    wrong = with_ops(half.model, replace(reference_impl.OPS, linear=slipped))
+    with pytest.raises(RuntimeError, match=r"the step is 0\.\d+ from the truth, the reference 0\.\d+"):
+        prove(half, half.call(wrong, None))
+
+
+def test_a_step_that_differs_from_call_to_call_is_refused(half: Step) -> None:
+    calls = iter(torch.randn(3, GRID.n_tokens, 64))
+    with pytest.raises(RuntimeError, match="a replay of the step is"):
+        prove(half, lambda: next(calls))
+
+
+def test_a_guidance_branch_doubles_the_rows(half: Step) -> None:
+    assert half.call(half.model, None, guided=True)().shape == (30, 64)
+
+
+def test_floor_of_bagel_is_what_its_weights_and_attention_cost() -> None:
+    flops = flops_of(made(torch.bfloat16), 17, 7)
+    weights = 256 * 512 + 256 * 256 + 256 * 1024 + 512 * 256
+    assert flops == 2 * (2 * 17 * weights + 4 * 17 * 24 * 256)
+
+
+def test_full_size_is_bagels() -> None:
+    language = BAGEL_7B.language
+    assert (language.hidden, language.layers, language.head_dim, BAGEL_7B.stride) == (3584, 28, 128, 16)
+    assert with_layers(BAGEL_7B, 2).language.layers == 2
+    assert [grid.n_tokens + 2 for grid in SIZES.values()] == list(SIZES)
