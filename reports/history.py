@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from benchmarks.harness.records import Run, Series, Timing, Value, read_json, read_lines
@@ -24,7 +26,8 @@ from reports.decide import Key, key
 
 FACTS = ("os", "cpu", "cores", "gpu", "driver", "cuda", "python", "torch", "triton", "numpy")
 """What is compared between two environments, and named where it changed."""
-HARDWARE = ("cpu", "cores", "gpu")
+VANISHED_DAYS, RETIRED_DAYS = 3, 30
+"""Days without a number after which a machine is missed, and after which it is taken to be retired."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,30 @@ def changed(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     """What differs between two environments, as `driver 570 to 580, torch 2.10 to 2.11`."""
     both = [name for name in FACTS if name in before and name in after and before[name] != after[name]]
     return ", ".join(f"{name} {before[name]} to {after[name]}" for name in both) or "something that was not recorded"
+
+
+def vanished(lines: Sequence[Line]) -> list[str]:
+    """A sentence for every machine whose newest number is days older than the newest of all."""
+    newest: dict[str, datetime] = {}
+    for line in lines:
+        for point in line.points:
+            if (when := _when(point.occasion)) is not None:
+                newest[line.hardware] = max(when, newest.get(line.hardware, when))
+    last = max(newest.values(), default=None)
+    return [
+        f"{machine} has measured nothing since {when:%Y-%m-%d}: its series are not measured."
+        for machine, when in sorted(newest.items())
+        if last is not None and VANISHED_DAYS <= (last - when).days < RETIRED_DAYS
+    ]
+
+
+def _when(occasion: str) -> datetime | None:
+    """The time in the name of a run or records folder, or of what asv measured."""
+    found = re.search(r"\d{8}T\d{6}Z", occasion)
+    try:
+        return datetime.strptime(found[0], "%Y%m%dT%H%M%SZ") if found else None
+    except ValueError:
+        return None
 
 
 def _records(results: Path, history: History) -> Iterable[_Found]:

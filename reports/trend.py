@@ -24,6 +24,7 @@ from reports import decide, history, steps
 from reports.accepted import Accepted
 from reports.decide import key
 from reports.history import History, Line, Point
+from reports.item import SEVERITY
 from reports.joint import VERDICT, Joint, selecting
 from reports.steps import Step
 
@@ -102,7 +103,10 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Trend:
-    """The history of everything that was measured. events: standing ones first, then newest first."""
+    """The history of everything that was measured. events: standing ones first, then newest first.
+
+    vanished  sentences about machines that have measured nothing for days (history.VANISHED_DAYS)
+    """
 
     head: str
     created: str
@@ -113,6 +117,7 @@ class Trend:
     lines: list[Drawn]
     damage: list[str]
     elsewhere: int = 0
+    vanished: list[str] = field(default_factory=list)
     schema: int = SCHEMA
 
 
@@ -144,10 +149,14 @@ def judge(found: History, known: Known, created: str) -> Trend:
     events.sort(
         key=lambda e: (not e.standing, e.kind not in WORSE, doubt[e.certainty], -known.order[e.after], e.series.label)
     )
+    gone = history.vanished(found.lines)
     status = _status(events, lines)
+    if gone and SEVERITY.index(status) < SEVERITY.index("not-measured"):
+        status = "not-measured"
     measured = {point.commit for line in found.lines for point in line.points}
-    sentence = _sentence(status, events, len(lines), len(measured))
-    return Trend(known.newest, created, status, sentence, len(measured), events, lines, found.damage, found.elsewhere)
+    sentence = gone[0] if status == "not-measured" and gone else _sentence(status, events, len(lines), len(measured))
+    shown = found.damage, found.elsewhere, gone
+    return Trend(known.newest, created, status, sentence, len(measured), events, lines, *shown)
 
 
 def comparisons(results: Path) -> tuple[list[Joint], list[str]]:

@@ -68,5 +68,5 @@ def _notes(trend: Trend) -> list[str]:
         notes.append(f"{len(trend.events) - SHOWN} older events stand in the JSON")
     if trend.elsewhere:
         notes.append(f"{trend.elsewhere} numbers are of commits that this history does not have")
-    notes += trend.damage
+    notes += [*trend.vanished, *trend.damage]
     return ["", *notes] if notes else []

@@ -32,6 +32,7 @@ class Told:
     """A results folder that grows by nights, one commit each."""
 
     path: Path
+    environment: Environment = HERE
 
     def night(
         self,
