@@ -12,7 +12,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from benchmarks.harness.records import Golden, Status
+from benchmarks.harness.records import Drift, Golden, Status
 from reports import curves, pictures
 from reports.curves import Bar, Curve
 from reports.item import SEVERITY
@@ -55,11 +55,20 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Traced:
+    """A trace of a picture and its curves as SVG: local error, free-running error, and each branch's local error."""
+
+    found: Drift
+    curves: list[Markup]
+
+
+@dataclass(frozen=True)
 class Judgement:
     """One record of a case, and the anchor that leads to it.
 
     pictures  expected, actual, difference, FLIP; none where another judgement shows the same
     curves    SVG of the latents' errors and their gain; empty where no trajectory is known
+    traced    what a trace found, with its curves; None if it was not traced
     known     SVG of what known-good runs used of the limits, beside tonight; empty without such runs
     answers   of a question: expected and actual text, with the words marked that differ; empty for a picture
     """
@@ -69,6 +78,7 @@ class Judgement:
     pictures: list[Picture]
     metrics: list[Metric]
     curves: list[Markup]
+    traced: Traced | None
     known: Markup
     answers: list[tuple[str, Markup]]
 
@@ -149,13 +159,38 @@ def _card(records: list[Golden], night: Night, site: Path, brief: bool) -> Card:
     seen = [record for record in records if not record.identical or record.status != "pass"] or records[:1]
     if brief:
         seen = [record for record in records if record.status != "pass"]
-    judgements = [_judgement(r, _pictures(r, night, site) if r in seen else []) for r in records]
+    judgements = [_judgement(r, _pictures(r, night, site) if r in seen else [], _traced(r, night)) for r in records]
     return Card(first.case, anchor(first.case), first.status, judgements)
 
 
-def _judgement(r: Golden, shown: list[Picture]) -> Judgement:
+def _judgement(r: Golden, shown: list[Picture], found: Traced | None) -> Judgement:
     name = anchor(r.case, r.impl, r.dtype, "against", r.against)
-    return Judgement(name, r, shown, metrics(r), drift(r), population(r), answers(r))
+    return Judgement(name, r, shown, metrics(r), drift(r), found, population(r), answers(r))
+
+
+def _traced(record: Golden, night: Night) -> Traced | None:
+    """The trace of this very picture; it is shown where the picture is judged against the reference."""
+    if record.against != "reference":
+        return None
+    own = (record.case, record.impl, record.dtype, record.device)
+    found = next((one for one in night.drift if (one.case, one.impl, one.dtype, one.device) == own), None)
+    return None if found is None else Traced(found, traced_curves(found))
+
+
+def traced_curves(found: Drift) -> list[Markup]:
+    """Local and free-running error beside what known-good runs allow, the gain, and the branches where they differ."""
+    steps = found.steps
+    drawn = [
+        curves.svg(
+            "local error of each update", [Curve("local", [s.local for s in steps])], [s.limit_local for s in steps]
+        ),
+        curves.svg("free-running error", [Curve("free", [s.free for s in steps])], [s.limit_free for s in steps]),
+        curves.svg("gain per update", [Curve("gain", [s.gain for s in steps])], []),
+    ]
+    if len(found.branches) > 1:
+        branches = [Curve(f"{name.replace('_', ' ')} branch", values) for name, values in found.branches.items()]
+        drawn.append(curves.svg("local error by branch", branches, []))
+    return [curve for curve in drawn if curve]
 
 
 def _pictures(record: Golden, night: Night, site: Path) -> list[Picture]:

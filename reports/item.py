@@ -37,6 +37,8 @@ FILES: dict[str, Area] = {
     "conformance.jsonl": "conformance",
     "parity.jsonl": "parity",
     "golden.jsonl": "golden",
+    "drift.jsonl": "golden",
+    "golden_watch.json": "golden",
     "selftest.json": "golden",
     "series.json": "time",
     "timing.jsonl": "time",

@@ -9,7 +9,9 @@ from typing import TypeVar
 from benchmarks.harness.records import (
     Check,
     Conformance,
+    Drift,
     Golden,
+    GoldenWatch,
     Parity,
     Profile,
     Run,
@@ -41,6 +43,8 @@ class Night:
     damage: list[str]
     selftest: Selftest | None = None
     stages: list[Stages] = field(default_factory=list)
+    drift: list[Drift] = field(default_factory=list)
+    watch: GoldenWatch | None = None
 
     @property
     def run_id(self) -> str:
@@ -97,4 +101,6 @@ def load(folder: Path) -> Night:
         damage,
         one("selftest.json", Selftest),
         lines("stages.jsonl", Stages),
+        lines("drift.jsonl", Drift),
+        one("golden_watch.json", GoldenWatch),
     )

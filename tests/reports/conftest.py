@@ -1,6 +1,7 @@
 """Realistic results folders, written with the same records and the same series as the main job."""
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
@@ -16,10 +17,14 @@ from benchmarks.harness.records import (
     Ceilings,
     Check,
     Conformance,
+    Control,
     Detection,
     Difference,
+    Drift,
+    DriftStep,
     Environment,
     Golden,
+    GoldenWatch,
     KnownGood,
     LatentError,
     Parity,
@@ -32,6 +37,7 @@ from benchmarks.harness.records import (
     Selftest,
     Series,
     Stages,
+    StaleLimit,
     Status,
     Step,
     Timing,
@@ -135,10 +141,13 @@ class Results:
                     )
                     append_line(folder / "parity.jsonl", record)
         write_json(folder / "selftest.json", selftest())
+        write_json(folder / "golden_watch.json", WATCH)
+        append_line(folder / "drift.jsonl", traced(device))
         for case, prompt in PROMPTS.items():
             pictures = write_pictures(folder, case)
             for impl, against in (("reference", "golden"), ("fused", "reference")):
-                append_line(folder / "golden.jsonl", golden(case, prompt, impl, against, pictures))
+                record = replace(golden(case, prompt, impl, against, pictures), device=device)
+                append_line(folder / "golden.jsonl", record)
 
     def _times(
         self, folder: Path, run: Run, declared: Profile, scale: Callable[[str, dict[str, str]], float], processes: int
@@ -202,6 +211,21 @@ KNOWN = KnownGood(
     [i / 50 for i in range(1, 41)],
 )
 """What the limits of a parity record rest on."""
+
+
+WATCH = GoldenWatch(
+    [Control("another case", "the golden of the fox in place of the lighthouse's", True, "absmax 255")],
+    [StaleLimit("t2i-fox", "fused", "reference", "cpu", "float32", 30, 0.12, 0.2)],
+)
+
+
+def traced(device: str) -> Drift:
+    """The trace of one picture: three updates, two branches."""
+    steps = [DriftStep(i, 3e-7, 7e-7, 1e-7 * (i + 1), 3e-7 * (i + 1), 1.2 if i else math.nan) for i in range(3)]
+    branches = {"main": [3e-7] * 3, "no_text": [4e-7] * 3}
+    sentence, line = "compatible with reordering (p = 0.4, 12 known-good runs)", "motbench trace t2i-fox"
+    own = ("t2i-fox", "fused", "reference", device, "float32", "reference in float64")
+    return Drift(*own, "compatible with reordering", sentence, line, steps, branches, [1e-7] * 3, [])
 
 
 def selftest(status: Status = "pass", reason: str = "") -> Selftest:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.harness.records import Golden, read_lines, write_json
 from reports import curves, gallery, selftest
 from reports.curves import Bar, Curve
-from tests.reports.conftest import KNOWN, PROMPTS, Results, golden
+from tests.reports.conftest import KNOWN, PROMPTS, WATCH, Results, golden, traced
 from tests.reports.conftest import selftest as injected
 from tests.reports.reading import read, section
 
@@ -155,3 +155,52 @@ def test_a_curve_of_nothing_is_not_drawn() -> None:
 
 def test_marks_of_a_histogram_carry_their_label() -> None:
     assert ">limit<" in curves.histogram("t", [Bar(0, 1, 3)], [("limit", 1.0, "limit")])
+
+
+def test_a_trace_is_drawn_where_the_picture_is_judged_against_the_reference(two_nights: Path) -> None:
+    text = (two_nights / "golden.html").read_text()
+    assert text.count("Where the difference begins") == 1
+    assert text.count('aria-label="local error by branch"') == 1
+    assert "compatible with reordering (p = 0.4, 12 known-good runs)" in text
+
+
+def test_a_trace_of_one_branch_has_no_plot_of_branches() -> None:
+    found = traced("cpu")
+    assert len(gallery.traced_curves(found)) == 4
+    assert len(gallery.traced_curves(replace(found, branches={"main": [1e-7] * 3}))) == 3
+
+
+def test_controls_and_stale_limits_are_shown(two_nights: Path) -> None:
+    told = section((two_nights / "golden.html").read_text(), "detection")
+    assert "the golden of the fox in place of the lighthouse&#39;s: absmax 255" in told
+    assert "30 runs in float32 on cpu used 12% of it (p99), 20% at most" in told
+
+
+def test_a_gate_that_sees_no_difference_is_blind(results: Results) -> None:
+    blind = replace(WATCH, controls=[replace(WATCH.controls[0], outside=False)])
+    write_json(results.night(1) / "golden_watch.json", blind)
+    assert "no: the gate is blind" in section(read(results, "golden.html")[0], "detection")
+
+
+def test_answers_mark_the_words_that_differ() -> None:
+    record = replace(golden("q", "", "fused", "golden", {}), texts={"expected": "a red cat", "actual": "a blue <cat>"})
+    (expected, actual) = gallery.answers(record)
+    assert expected == ("expected", "a<mark> red</mark><mark> cat</mark>")
+    assert actual == ("actual", "a<mark> blue</mark><mark> &lt;cat&gt;</mark>")
+
+
+def test_an_answer_and_its_picture_are_shown(results: Results) -> None:
+    folder = results.night(1)
+    records, _ = read_lines(folder / "golden.jsonl", Golden)
+    asked = replace(
+        records[0],
+        case="what",
+        task="understand",
+        prompt="what is it?",
+        texts={"expected": "a fox", "actual": "a cat"},
+        pictures={"input": records[0].pictures["expected"]},
+    )
+    results.rewrite(folder, "golden.jsonl", [*records, asked])
+    text = read(results, "golden.html")[0]
+    assert "a<mark> cat</mark>" in text
+    assert 'alt="input picture of what' in text
