@@ -110,9 +110,8 @@ def finished(ops: MoTOps, layer: MoTLayer, x: Tensor, mixed: Tensor, route: Rout
     show("attention", mixed)
     projected = layer.parallel.sum(ops.linear(mixed.flatten(1), layer.o, route))
     show("o", projected)
-    x = x + projected
+    x, normed = ops.add_rms_norm(x, projected, layer.post_gain, route, layer.eps)
     show("middle", x)
-    normed = ops.rms_norm(x, layer.post_gain, route, layer.eps)
     show("post_norm", normed)
     gated = layer.parallel.sum(ops.gated_mlp(normed, layer.gate_up, layer.down, route))
     show("mlp", gated)

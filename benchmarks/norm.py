@@ -1,8 +1,8 @@
-"""The routed norms: of whole rows, of each head, and of q and k together with their rotary embedding."""
+"""The routed norms: of rows, of heads, of the sum of two rows, and of q and k together with their rotary embedding."""
 
 from benchmarks.harness import kernels, subject
 
-OPS = {"rms": "rms_norm", "head": "head_rms_norm", "qk_rotary": "qk_norm_rotary"}
+OPS = {"rms": "rms_norm", "head": "head_rms_norm", "add_rms": "add_rms_norm", "qk_rotary": "qk_norm_rotary"}
 
 
 @subject.kernel_seconds

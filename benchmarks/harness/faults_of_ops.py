@@ -80,12 +80,17 @@ def _token_astray(base: MoTOps, place: Place) -> dict[str, Callable[..., typing.
     return {"linear": row_astray(base.linear, place)}
 
 
+def _norms(norm: Callable[..., Tensor]) -> dict[str, Callable[..., typing.Any]]:
+    """rms_norm, and the same after a sum."""
+    return {"rms_norm": norm, "add_rms_norm": lambda x, other, *rest: (x + other, norm(x + other, *rest))}
+
+
 def _norm_astray(base: MoTOps, place: Place) -> dict[str, Callable[..., typing.Any]]:
-    return {"rms_norm": row_astray(base.rms_norm, place)}
+    return _norms(row_astray(base.rms_norm, place))
 
 
 def _lax_eps(base: MoTOps, _: Place) -> dict[str, Callable[..., typing.Any]]:
-    return {"rms_norm": lambda x, gain, route, eps: base.rms_norm(x, gain, route, 10 * eps)}
+    return _norms(lambda x, gain, route, eps: base.rms_norm(x, gain, route, 10 * eps))
 
 
 def _turned(base: MoTOps, place: Place) -> dict[str, Callable[..., typing.Any]]:

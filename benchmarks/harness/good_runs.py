@@ -23,6 +23,7 @@ from benchmarks.harness.known_good import (
     MOVED_IN_HALF,
     NAMES,
     Variant,
+    by_norm,
     libraries,
     reordered,
     rounded_once,
@@ -79,7 +80,7 @@ def _each(wrap: Callable[[Callable[..., typing.Any]], Callable[..., typing.Any]]
     """Every routed op of the reference within a wrapper."""
     names = (*NAMES, "qk_norm_rotary")
     wrapped: dict[str, typing.Any] = {op: wrap(getattr(REFERENCE, op)) for op in names if op != "attention"}
-    return dataclasses.replace(REFERENCE, name=name, **wrapped)
+    return by_norm(dataclasses.replace(REFERENCE, name=name, **wrapped))
 
 
 def row_tiles(draw: int) -> MoTOps:

@@ -31,7 +31,7 @@ MOVED_IN_HALF = (0.02, 0.1)
 """The same in half precision, where sums are float32 and another order of one changes few results."""
 
 NAMES = ("linear", "rms_norm", "head_rms_norm", "rotary", "gated_linear", "gated_mlp", "attention")
-"""Ops of the contract that return one tensor."""
+"""Ops of the contract that return one tensor. What becomes of rms_norm becomes of add_rms_norm: by_norm."""
 
 TILES, SPLITS = (16, 32, 64, 128), (1, 2, 4, 8)
 """Columns of K that are added up at once, and parts of K that are added up apart."""
@@ -165,6 +165,16 @@ class Jitter:
         return (exact.double() * (1 + 0.75 * torch.finfo(exact.dtype).eps * sign)).to(exact.dtype)
 
 
+def by_norm(ops: MoTOps) -> MoTOps:
+    """`ops` with add_rms_norm made of a sum and their rms_norm."""
+
+    def add_rms_norm(x: Tensor, other: Tensor, *rest: typing.Any) -> tuple[Tensor, Tensor]:
+        total = x + other
+        return total, ops.rms_norm(total, *rest)
+
+    return dataclasses.replace(ops, add_rms_norm=add_rms_norm)
+
+
 def reordered(seed: int, share: float = MOVED) -> MoTOps:
     """The reference implementation with every op's result jittered; another one for every seed.
 
@@ -181,7 +191,7 @@ def reordered(seed: int, share: float = MOVED) -> MoTOps:
 
     ops = reference_impl.OPS
     jittered: dict[str, typing.Any] = {name: moved(getattr(ops, name)) for name in NAMES}
-    return dataclasses.replace(ops, name=f"reordered {seed}", qk_norm_rotary=qk_norm_rotary, **jittered)
+    return by_norm(dataclasses.replace(ops, name=f"reordered {seed}", qk_norm_rotary=qk_norm_rotary, **jittered))
 
 
 def rounded_once(seed: int) -> MoTOps:
@@ -200,7 +210,8 @@ def rounded_once(seed: int) -> MoTOps:
         return run
 
     ops = reference_impl.OPS
-    return dataclasses.replace(ops, name=f"rounded once {seed}", **{name: wide(getattr(ops, name)) for name in chosen})
+    widened = {name: wide(getattr(ops, name)) for name in chosen}
+    return by_norm(dataclasses.replace(ops, name=f"rounded once {seed}", **widened))
 
 
 def tiled(seed: int) -> MoTOps:

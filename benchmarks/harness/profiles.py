@@ -51,7 +51,7 @@ def _kernel(name: str, axes: dict[str, tuple[str, ...]]) -> Benchmark:
 
 _ALL = (
     _kernel("linear.track_seconds", {"layer": ("qkv", "o", "gate_up", "down")}),
-    _kernel("norm.track_seconds", {"kind": ("rms", "head", "qk_rotary")}),
+    _kernel("norm.track_seconds", {"kind": ("rms", "head", "add_rms", "qk_rotary")}),
     _kernel("mlp.track_seconds", {}),
     Benchmark("mlp.track_peak_memory", "bytes", {"impl": IMPLS, "shape": SHAPES}),
     Benchmark("layer.track_seconds", "seconds", {"impl": IMPLS, "shape": SHAPES}, ROUNDS, ("bagel",)),
