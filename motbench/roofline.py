@@ -15,7 +15,9 @@ RESULTS = Path("results/roofline")
 
 
 def roofline(
-    size: typing.Annotated[list[str] | None, Opt(metavar="M", help="1026, 4098, 8208; may be repeated")] = None,
+    size: typing.Annotated[
+        list[str] | None, Opt(metavar="M", help="1026, 4098, 8208; text: 1, 16, 64; may be repeated")
+    ] = None,
     layer: typing.Annotated[list[str] | None, Opt(help="qkv, o, gate_up, down; may be repeated")] = None,
     impl: typing.Annotated[str, Opt(help="fused or package.module:OPS")] = "fused",
     dtype: typing.Annotated[str, Opt(help="bfloat16 or float16")] = "bfloat16",

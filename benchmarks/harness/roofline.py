@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks.harness import clock, gate, inputs
 from benchmarks.harness.records import DENSE, FUSED, GATHER, Ceilings, RooflinePoint
-from benchmarks.harness.shapes import LAYERS, SHAPES, Shape
+from benchmarks.harness.shapes import BAGEL, LAYERS, SHAPES, Shape
 
 if typing.TYPE_CHECKING:
     import torch
@@ -22,6 +22,11 @@ if typing.TYPE_CHECKING:
 
 COMPILED, SORTED, GROUPED = "dense, SiLU compiled", "two cuBLAS, sorted", "torch._grouped_mm"
 COPY = "copy"
+SIZES = SHAPES | {str(m): BAGEL.rows(m, m) for m in (1, 16, 64)}
+"""The suite's, and rows of text only, as understanding has them."""
+
+MEMORY_OPS = ("rms_norm", "head_rms_norm", "add_rms_norm", "qk_norm_rotary")
+
 ROUNDS = 15
 MATRIX = 8192
 """Side of the square product that stands for the card's matrix rate."""
@@ -48,14 +53,14 @@ def ceilings(dtype: torch.dtype) -> Ceilings:
 def measure(
     ops: MoTOps, sizes: Sequence[str], layers: Sequence[str], dtype: torch.dtype, rounds: int = ROUNDS
 ) -> Iterator[RooflinePoint]:
-    """A point for each layer at each size (a name of shapes.SHAPES), then the memory-bound ops at the last size.
+    """A point for each layer at each size (a name of SIZES), then the memory-bound ops at the last size.
 
     Raises ValueError for an unknown name, RuntimeError if `ops` disagrees with the reference.
     """
     for size in sizes:
         for layer in layers:
             yield layer_point(ops, _shape(size), layer, dtype, rounds)
-    for op in ("rms_norm", "head_rms_norm", "qk_norm_rotary"):
+    for op in MEMORY_OPS:
         yield memory_point(ops, _shape(sizes[-1]), op, dtype, rounds)
 
 
@@ -137,9 +142,9 @@ def interleaved(candidates: dict[str, list[clock.Call]], rounds: int) -> dict[st
 
 
 def _shape(size: str) -> Shape:
-    if size not in SHAPES:
-        raise ValueError(f"size {size!r} is not one of {', '.join(SHAPES)}")
-    return SHAPES[size]
+    if size not in SIZES:
+        raise ValueError(f"size {size!r} is not one of {', '.join(SIZES)}")
+    return SIZES[size]
 
 
 def _device() -> torch.device:
