@@ -77,9 +77,22 @@ def nightly(
         retention.prune(night.results, keep)
         overlay.prune(root / ".asv" / "nightly", KEPT_COMMITS)
         asv_runner.publish(root, night.results)
+        _trend(night)
         page = site.build(night.results, night.results / "site")
         print(f"\n{summary.text(verdict)}\n\nreport: {page}")
     raise typer.Exit(records.EXIT_CODES[verdict.status])
+
+
+def _trend(night: Night) -> None:
+    """Judge the history of the run's commit, for the report; what is wrong with it is said, and costs no night."""
+    from benchmarks.harness import records
+    from motbench.trend import judged
+    from reports import trend
+
+    try:
+        records.write_json(night.results / trend.FILE, judged(night.root, night.results, night.provenance.commit))
+    except (OSError, ValueError) as error:
+        print(f"  the history is not judged: {error}")
 
 
 @contextmanager
