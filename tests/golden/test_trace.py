@@ -34,9 +34,34 @@ GUIDANCE = {"text_scale": 4.0, "image_scale": 1.5, "interval": [0.0, 1.0], "reno
 QKV, O = (128, 64), (64, 64)  # noqa: E741
 """(N, K) of the tiny checkpoint's layers: how a broken op tells them apart."""
 
-# Passes of one run, in order. t2i: text, then main and no_text per update.
-# img2img: latent, vit, text, text of no_image, then main, no_text and no_image per update.
-T2I_PASSES, EDIT_PASSES = 1 + 3 * 2, 4 + 2 * 3
+TOKENS, MARKERS = slice(9), slice(-2, None)
+"""Rows of the image expert, in a picture of 48 x 48, and of the text expert behind them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Passes:
+    """When attention is called in a run: by layer in passes before the updates, by layer and branch in every update."""
+
+    before: int
+    branches: int
+    updates: int
+
+    @property
+    def calls(self) -> int:
+        return LAYERS * (self.before + self.updates * self.branches)
+
+    def early(self, number: int, layer: int) -> int:
+        return number * LAYERS + layer
+
+    def update(self, step: int, layer: int, branch: int) -> int:
+        return LAYERS * (self.before + step * self.branches) + layer * self.branches + branch
+
+
+T2I = Passes(before=1, branches=2, updates=3)
+"""The text; then the conditional branch and the one without text."""
+
+AN_EDIT = Passes(before=4, branches=3, updates=2)
+"""Latent, vit, text, and the text of the branch without image; then that branch too."""
 
 
 def broken(**ops: Callable[..., Any]) -> MoTOps:
@@ -62,8 +87,17 @@ def in_layer(size: tuple[int, int], layer: int, fault: Fault) -> MoTOps:
     return at_call(size, layer, LAYERS, fault)
 
 
-def in_pass(number: int, layer: int, passes: int, fault: Fault) -> MoTOps:
-    return at_call(QKV, number * LAYERS + layer, passes * LAYERS, fault)
+def slipped(call: int, passes: Passes, rows: slice) -> MoTOps:
+    """These rows a thousandth too large at one call of attention, which sees one branch at a time."""
+    calls = itertools.count()
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+        y = REFERENCE.attention(q, k, v, causal)
+        if next(calls) % passes.calls == call:
+            y[rows] *= 1.001
+        return y
+
+    return broken(attention=attention)
 
 
 def one_token_astray(x: Tensor, experts: Experts, route: Route) -> Tensor:
@@ -85,17 +119,6 @@ def stale(x: Tensor, experts: Experts, route: Route) -> Tensor:
     weight = experts.weight.clone()
     weight[TEXT] *= 0.999
     return REFERENCE.linear(x, Experts(weight, experts.bias), route)
-
-
-def slipped(expert: int) -> Fault:
-    """One expert's rows a thousandth too large."""
-
-    def fault(x: Tensor, experts: Experts, route: Route) -> Tensor:
-        y = REFERENCE.linear(x, experts, route).clone()
-        y[route.expert_rows[expert]] *= 1.001
-        return y
-
-    return fault
 
 
 def dropped_columns(x: Tensor, experts: Experts, route: Route) -> Tensor:
@@ -162,12 +185,12 @@ FAULTS: dict[str, tuple[MoTOps, str]] = {
         "the text pass before step 0, layer 0, text expert, attention, conditional branch",
     ),
     "image expert slips in step 2 without text": (
-        in_pass(6, 1, T2I_PASSES, slipped(IMAGE)),
-        "step 2, layer 1, image expert, qkv, text guidance branch",
+        slipped(T2I.update(2, 1, 1), T2I, TOKENS),
+        "step 2, layer 1, image expert, attention, text guidance branch",
     ),
     "text expert slips in step 1": (
-        in_pass(3, 0, T2I_PASSES, slipped(TEXT)),
-        "step 1, layer 0, text expert, qkv, conditional branch",
+        slipped(T2I.update(1, 0, 0), T2I, MARKERS),
+        "step 1, layer 0, text expert, attention, conditional branch",
     ),
     "NaN in layer 1": (
         in_layer(QKV, 1, nan),
@@ -204,18 +227,19 @@ def test_a_fault_is_named_where_it_begins(bench: Bench, fault: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "where"),
+    ("call", "where"),
     [
-        (0, "the latent pass before step 0, layer 0, text expert, qkv, conditional branch"),
-        (3, "the text pass before step 0, layer 0, text expert, qkv, image guidance branch"),
-        (6, "step 0, layer 0, text expert, qkv, image guidance branch"),
-        (8, "step 1, layer 0, text expert, qkv, text guidance branch"),
+        (AN_EDIT.early(0, 0), "the latent pass before step 0, layer 0, text expert, attention, conditional branch"),
+        (AN_EDIT.early(3, 0), "the text pass before step 0, layer 0, text expert, attention, image guidance branch"),
+        (AN_EDIT.update(0, 0, 2), "step 0, layer 0, text expert, attention, image guidance branch"),
+        (AN_EDIT.update(1, 0, 1), "step 1, layer 0, text expert, attention, text guidance branch"),
     ],
+    ids=["latent", "text-without-image", "without-image", "without-text"],
 )
-def test_a_fault_of_an_edit_is_named_in_its_branch(edit: Path, number: int, where: str) -> None:
+def test_a_fault_of_an_edit_is_named_in_its_branch(edit: Path, call: int, where: str) -> None:
     change(edit, steps=3, guidance=GUIDANCE)
     bench = Bench(read_case(edit), torch.device("cpu"), torch.float32)
-    found = traced(bench, in_pass(number, 0, EDIT_PASSES, slipped(TEXT)))
+    found = traced(bench, slipped(call, AN_EDIT, MARKERS))
     assert found.sentence.startswith(f"outside: first at {where} (relative error ")
 
 
@@ -312,7 +336,7 @@ def test_no_other_order_of_sums_is_outside(name: str) -> None:
 
 
 def test_local_errors_stay_where_the_fault_is_and_free_running_ones_go_on(bench: Bench) -> None:
-    steps = traced(bench, in_pass(3, 1, T2I_PASSES, slipped(IMAGE))).steps["impl"]
+    steps = traced(bench, slipped(T2I.update(1, 1, 0), T2I, TOKENS)).steps["impl"]
     assert [step.local_v > step.limit_local_v for step in steps] == [False, True, False]
     assert [step.free_x > step.limit_free_x for step in steps] == [False, True, True]
     assert steps[2].gain == steps[2].free_x / steps[1].free_x
