@@ -22,13 +22,15 @@ CHECKPOINT = "tests/data/bagel_oracle/checkpoint"
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packages and the checkpoint in a git repository, with one case that has no golden."""
+    """The packages and the checkpoint in a git repository, with two cases that have no golden."""
     root = tmp_path_factory.mktemp("clone")
     for folder in (*PACKAGES, CHECKPOINT):
         shutil.copytree(repository_root() / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    case = root / "golden_images" / "small"
-    case.mkdir(parents=True)
-    (case / "case.json").write_text(json.dumps({**FACTS, "request": {**REQUEST, "checkpoint": CHECKPOINT}}))
+    for name, prompt in (("small", "a red cat"), ("other", "a dog")):
+        case = root / "golden_images" / name
+        case.mkdir(parents=True)
+        request = {**REQUEST, "checkpoint": CHECKPOINT, "prompt": prompt}
+        (case / "case.json").write_text(json.dumps({**FACTS, "request": request, "interpreter": name == "small"}))
     (root / ".gitignore").write_text("__pycache__/\n")
     commit(root)
     return root
@@ -51,14 +53,21 @@ def motbench(clone: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_life_of_a_golden(clone: Path) -> None:
-    """Approval, agreement of both implementations, a refused approval: the exit code of each."""
-    done = golden(clone, "accept", "small", "--reason", "the first one")
+    """Limits, approval, agreement of both implementations, refused approvals: the exit code of each."""
+    done = golden(clone, "accept", "small", "other", "--reason", "the first ones")
+    assert (done.returncode, "were set by hand" in done.stdout) == (1, True)
+
+    done = golden(clone, "calibrate", "--runs", "3", "--dtype", "float32", "--reason", "the first ones")
+    assert (done.returncode, "set by Ada <ada@example.org>" in done.stdout) == (0, True), done.stderr
+    commit(clone, "measured limits")
+    done = golden(clone, "accept", "small", "other", "--reason", "the first ones")
     assert (done.returncode, "accepted by Ada <ada@example.org>" in done.stdout) == (0, True)
 
     done = golden(clone, "check", "--json", "all.json", "--out", "out")
     assert done.returncode == 0, done.stdout + done.stderr
     records = json.loads((clone / "all.json").read_text())
     assert [(r["impl"], r["against"], r["status"]) for r in records] == [
+        ("reference", "golden", "pass"),
         ("reference", "golden", "pass"),
         ("fused", "reference", "pass"),
         ("fused", "golden", "pass"),
