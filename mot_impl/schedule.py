@@ -136,7 +136,7 @@ def _grouped(m_tiles: int, n_tiles: int, group: int) -> Iterator[tuple[int, int]
 def _best_pieces(n_tiles: int, k_steps: int, blocks: int) -> int:
     """1, or the number of ranges, all worked on at once, that ends the last round soonest."""
     rest = n_tiles % blocks
-    if n_tiles < blocks or rest == 0:
+    if rest == 0:
         return 1
     costs = {1: k_steps} | {
         p: ceil(k_steps / p) + PART_COST + p for p in (2, 3, 4) if rest * p <= blocks and p <= k_steps

@@ -146,6 +146,8 @@ def waits_for(item, kind: str) -> set[int]:
         ("qkv_4098", (2, 4096), 18, 56, 252),
         ("down_4098", (2, 4096), 14, 296, 1036),
         ("qkv_8208", (16, 8192), 18, 56, 504),
+        ("down_256", (2, 254), 14, 296, 74),
+        ("down_64_text", (64, 0), 14, 296, 74),
     ],
 )
 def test_the_busiest_block_takes_no_more_wide_steps_than_planned(name, rows, n_tiles, k_steps, most):
