@@ -29,6 +29,7 @@ class How:
     dtypes: list[str]
     runs: int
     anew: bool
+    out: Path | None = None
 
 
 def calibrate(
@@ -36,7 +37,7 @@ def calibrate(
     device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
     dtype: typing.Annotated[list[str], Opt(help="may be repeated; all three unless given")] = DTYPES,
     runs: typing.Annotated[int, Opt(min=2, help="known-good runs of each case in each dtype")] = 40,
-    json: typing.Annotated[Path | None, Opt(metavar="FILE", help="write the figures")] = None,
+    json: typing.Annotated[Path | None, Opt(metavar="FILE", help="write the figures, case by case")] = None,
     figures: typing.Annotated[
         list[Path] | None, Opt(metavar="FILE", help="figures that --json wrote elsewhere, instead of measuring here")
     ] = None,
@@ -58,11 +59,11 @@ def calibrate(
     by = golden_accept.approver(root.parent, reason, [one.name for one in cases]) if reason else None
     if figures:
         new = _read(figures)
+        if json is not None:
+            calibrate_files.write(json, new)
         cases = [one for one in cases if one.name in new.cases] if not case else cases
     else:
-        new = _measured(root, cases, How(device, dtype, runs, new_golden))
-    if json is not None:
-        calibrate_files.write(json, new)
+        new = _measured(root, cases, How(device, dtype, runs, new_golden, json))
     dtypes = [name for name in DTYPES if any(name in new.cases.get(one.name, {}) for one in cases)]
     stored = calibrate_files.stored(root)
     same = next((one for one in stored if one.stack == new.stack), None)
@@ -89,10 +90,10 @@ def _read(paths: Sequence[Path]) -> Population:
 
 
 def _measured(root: Path, cases: Sequence[GoldenCase], how: How) -> Population:
-    """Measure here. All cases decide which fault is injected into which, so that a part has the whole's."""
+    """Measure here, and write after each case. All cases decide which fault goes into which, so that parts fit."""
     from rich.console import Console
 
-    from benchmarks.harness import calibrate, environment, images, stack
+    from benchmarks.harness import calibrate, calibrate_files, environment, images, stack
     from benchmarks.harness.calibrate_files import Figures, Population
     from benchmarks.harness.golden_case import read_cases
     from motbench.implementation import one_thread_on_a_cpu, resolve
@@ -101,7 +102,7 @@ def _measured(root: Path, cases: Sequence[GoldenCase], how: How) -> Population:
     place = places[how.dtypes[0]][0]
     one_thread_on_a_cpu(place)
     faults = calibrate.assigned(read_cases(root))
-    here = stack.here(place)
+    here, commit = stack.here(place), environment.git(root.parent, "rev-parse", "HEAD")
     found: dict[str, dict[str, Figures]] = {}
     with Console(stderr=True).status("measuring") as status:
         for one in cases:
@@ -109,9 +110,11 @@ def _measured(root: Path, cases: Sequence[GoldenCase], how: How) -> Population:
                 task = calibrate.Task(one.on(here), place, precision, how.runs, faults[one.name], how.anew)
                 status.update(f"measuring {one.name} in {name}")
                 found.setdefault(one.name, {})[name] = calibrate.measure(task)
+            so_far = Population(here, images.DEFINITION, environment.now(), commit, environment.here(), dict(found))
+            if how.out is not None:
+                calibrate_files.write(how.out, so_far)
             print(f"  measured {one.name}", flush=True)
-    commit = environment.git(root.parent, "rev-parse", "HEAD")
-    return Population(here, images.DEFINITION, environment.now(), commit, environment.here(), found)
+    return so_far
 
 
 def _show(changes: Sequence[Change], rates: Rates, factors: dict[typing.Any, float]) -> None:
