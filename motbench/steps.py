@@ -180,14 +180,17 @@ def _golden_cases(goldens: Path) -> tuple[list[GoldenCase], list[AnswerCase], li
 def selftest(folder: Path) -> Status:
     """The gate's own test, reduced: every injected fault once, into what is judged here."""
     from benchmarks.harness.records import write_json
-    from motbench.golden.selftest import Chosen, Judged, examine, sentence
+    from motbench.golden.selftest import Chosen, Judged, growing, sentence
 
     device, _ = _places()
     judged = Judged("fused", "cuda", "bfloat16") if device.type == "cuda" else Judged("reference", "cpu", "float32")
-    found = examine(judged, Chosen(full=False))
-    write_json(folder / "selftest.json", found)
-    print(f"  {sentence(found)}", flush=True)
-    return found.status
+    status: Status = "not-measured"
+    said = "nothing was tested"
+    for found in growing(judged, Chosen(full=False)):
+        write_json(folder / "selftest.json", found)
+        status, said = found.status, sentence(found)
+    print(f"  {said}", flush=True)
+    return status
 
 
 STEPS = {"conformance": conformance, "parity": parity, "golden": golden, "selftest": selftest}

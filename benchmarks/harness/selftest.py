@@ -175,15 +175,17 @@ def faulty(stand: Stand, fault: Fault, draw: int) -> Outcome:
     return stand.outcome(fault.name, draw, tiers, Pictures(picture, half), parity)
 
 
-def good(stand: Stand, draw: int) -> Iterator[Outcome]:
-    """One held-out variant of every family on one case."""
+def good(stand: Stand, draw: int, ops: bool) -> Iterator[Outcome]:
+    """One held-out variant of every family on one case; ops: judged by op parity too."""
     plan, request = stand.plan, stand.case.image_request()
     exacts, owns = (held_out(draw, plan.device, dtype) for dtype in (torch.float32, plan.dtype))
     for exact, own in zip(exacts, owns, strict=True):
         with exact.settings():
+            seen, picture = stand.traced(stand.exact.pipeline, exact.ops)
+            tiers = {"fp32 trace": seen}
             # An op's result that is moved on purpose is off by what no op may be; it stands for whole models.
-            tiers = {} if exact.family == "moved" else {"op parity": op_parity(plan, own.ops())}
-            tiers["fp32 trace"], picture = stand.traced(stand.exact.pipeline, exact.ops)
+            if ops and exact.family != "moved":
+                tiers["op parity"] = op_parity(plan, own.ops())
         half = picture
         if stand.own is not stand.exact:
             with own.settings():

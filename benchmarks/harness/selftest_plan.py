@@ -22,6 +22,7 @@ class Task:
     """What is run on one case's bench: these faults, `draws` times each, and `good` draws of every good family.
 
     request  0 is the case's own; others have another prompt and seed, and no faults
+    ops      whether op parity judges the good runs here: it knows no case, and one verdict on each draw is enough
     """
 
     case: str
@@ -29,17 +30,16 @@ class Task:
     faults: tuple[str, ...]
     draws: int
     good: int
+    ops: bool = False
 
 
 def full(cases: Sequence[GoldenCase], faults: Sequence[Fault], draws: int, good_runs: int, families: int) -> list[Task]:
     """Every fault on every case that can have it, and at least `good_runs` good runs over all cases and requests."""
     good = math.ceil(good_runs / (len(cases) * REQUESTS * families))
-    tasks = []
-    for case in cases:
-        fitting = tuple(fault.name for fault in faults if fault.fits(case))
-        tasks.append(Task(case.name, 0, fitting, draws, good))
-        tasks += [Task(case.name, number, (), 0, good) for number in range(1, REQUESTS) if good]
-    return tasks
+    fitting = {case.name: tuple(fault.name for fault in faults if fault.fits(case)) for case in cases}
+    tasks = [Task(case.name, 0, fitting[case.name], draws, good, case is cases[0]) for case in cases]
+    numbers = range(1, REQUESTS) if good else ()
+    return tasks + [Task(case.name, number, (), 0, good, case is cases[0]) for number in numbers for case in cases]
 
 
 def reduced(cases: Sequence[GoldenCase], faults: Sequence[Fault], draws: int, good_draws: int) -> list[Task]:
@@ -49,7 +49,8 @@ def reduced(cases: Sequence[GoldenCase], faults: Sequence[Fault], draws: int, go
         case = next((case for case in sorted(cases, key=cost) if fault.fits(case)), None)
         if case is not None:
             chosen.setdefault(case.name, []).append(fault.name)
-    return [Task(name, 0, tuple(own), draws, good_draws) for name, own in chosen.items()]
+    first = next(iter(chosen), "")
+    return [Task(name, 0, tuple(own), draws, good_draws, name == first) for name, own in chosen.items()]
 
 
 def cost(case: GoldenCase) -> tuple[int, str]:

@@ -62,13 +62,16 @@ def selftest(
     from benchmarks.harness.selftest_table import markdown
 
     chosen(fault)  # an unknown name is refused before anything is loaded
-    found = examine(Judged(impl, device, dtype), Chosen(case, fault, full, draws, good), jobs)
+    found = None
+    for found in growing(Judged(impl, device, dtype), Chosen(case, fault, full, draws, good), jobs):
+        if json is not None:
+            records.write_json(json, found)
+    if found is None:
+        raise ValueError("nothing is asked: no case can have these faults; name others, or --good runs")
     text = markdown(found)
     print(f"\n{text}")
     if out is not None:
         records.write_atomic(out, text.encode())
-    if json is not None:
-        records.write_json(json, found)
     print(sentence(found))
     raise typer.Exit(EXITS.get(found.status, Exit.NOT_MEASURED))
 
@@ -84,8 +87,11 @@ class Chosen:
     good: int | None = None
 
 
-def examine(judged: Judged, what: Chosen, jobs: int = 1) -> Selftest:
-    """Run it, with a line per case on the way. Raises OSError or ValueError for a case that cannot be read."""
+def growing(judged: Judged, what: Chosen, jobs: int = 1) -> Iterator[Selftest]:
+    """The record after every case that is done, with a line about it; the last one is whole.
+
+    Raises OSError or ValueError for a case that cannot be read.
+    """
     from benchmarks.harness import goldens, selftest_plan
     from benchmarks.harness.faults import chosen
     from benchmarks.harness.golden_case import read_cases
@@ -97,19 +103,19 @@ def examine(judged: Judged, what: Chosen, jobs: int = 1) -> Selftest:
     cases = read_cases(goldens_folder(), what.cases)
     cases = cases if what.cases else goldens.selected(cases, plan.impl, plan.device)
     faults, families = chosen(what.faults), len(held_out(0, plan.device, plan.dtype))
-    everything = what.full and not what.cases and not what.faults
     wanted = what.good if what.good is not None else 0 if what.faults else GOOD_RUNS if what.full else 1
     if what.full:
         tasks = selftest_plan.full(cases, faults, what.draws, wanted, families)
     else:
         tasks = selftest_plan.reduced(cases, faults, what.draws, int(wanted > 0))
+    used = [one.name for one in cases if any(task.case == one.name for task in tasks)]
+    asked = Asked(plan, used, faults, what.full and not what.cases and not what.faults)
     outcomes: list[Outcome] = []
     for done, (task, of_task) in enumerate(_finished(judged, tasks, jobs), 1):
         outcomes += of_task
         said = f"{task.case}{f' with another prompt ({task.request})' if task.request else ''}"
         print(f"  {done:3} of {len(tasks)}  {said}: {len(of_task)} runs", flush=True)
-    used = [one.name for one in cases if any(task.case == one.name for task in tasks)]
-    return record(Asked(plan, used, faults, everything), outcomes, time.monotonic() - started)
+        yield record(asked, outcomes, time.monotonic() - started)
 
 
 def sentence(found: Selftest) -> str:
@@ -151,5 +157,5 @@ def _run(judged: Judged, task: Task) -> list[Outcome]:
         found = [harness.faulty(stand, fault, draw) for fault, draws in faults for draw in range(draws)]
         for draw in range(task.good):
             # Another request is another draw of every family too.
-            found += harness.good(stand, draw + task.request * task.good)
+            found += harness.good(stand, draw + task.request * task.good, task.ops)
     return found

@@ -90,7 +90,7 @@ def test_what_changes_nothing_is_seen_by_nobody(stand: Stand) -> None:
 
 
 def test_no_held_out_run_is_seen(stand: Stand) -> None:
-    found = list(good(stand, 0))
+    found = list(good(stand, 0, ops=True))
     assert {outcome.name for outcome in found} == {
         one.family for one in held_out(0, torch.device("cpu"), torch.float32)
     }
@@ -225,6 +225,7 @@ def test_the_full_form_has_every_fault_on_every_case_and_enough_good_runs(stand:
     assert [(task.case, task.request, task.draws) for task in with_faults] == [("case-9", 0, 2), ("case-4", 0, 2)]
     assert set(with_faults[0].faults) == {fault.name for fault in FAULTS.values() if fault.fits(stand.case)}
     assert 7 * sum(task.good for task in tasks) >= 299
+    assert [(task.case, task.request) for task in tasks if task.ops] == [("case-9", 0), ("case-9", 1), ("case-9", 2)]
 
 
 def test_the_reduced_form_has_every_fault_once_on_the_cheapest_case(stand: Stand, edit_stand: Stand) -> None:
