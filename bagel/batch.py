@@ -154,7 +154,7 @@ class Watch:
     @property
     def looking(self) -> bool:
         """Whether anybody looks."""
-        return any(probe.sink is not None for probe in self.probes)
+        return any(probe.looks_inside for probe in self.probes)
 
     def at(self, layer: int) -> "Watch":
         """The same in a layer."""

@@ -17,7 +17,7 @@ from bagel.probe import Probe
 from bagel.tokenizer import Tokenizer
 from bagel.transformer import Context, Transformer
 from bagel.vision import Eye
-from bagel.weights import Shape, TensorFiles, fill, find_files, language_shapes, module_shapes
+from bagel.weights import Reading, Shape, TensorFiles, Told, fill, find_files, language_shapes, module_shapes
 from reference_impl.contract import MoTOps, require
 from reference_impl.parallel import ALONE, Parallel
 
@@ -35,9 +35,18 @@ class Bagel:
 
     @classmethod
     def load(
-        cls, folder: Path, ops: MoTOps, device: torch.device, dtype: torch.dtype, parallel: Parallel = ALONE
+        cls,
+        folder: Path,
+        ops: MoTOps,
+        device: torch.device,
+        dtype: torch.dtype,
+        parallel: Parallel = ALONE,
+        told: Told = lambda done, total: None,
     ) -> "Bagel":
-        """Read a published BAGEL folder. Raises OSError, ValueError or NotImplementedError saying what is wrong."""
+        """Read a published BAGEL folder; `told` hears how many bytes of how many have been read.
+
+        Raises OSError, ValueError or NotImplementedError saying what is wrong.
+        """
         config = BagelConfig.read(folder)
         check_ranks(config.language, parallel)
         tokenizer = Tokenizer.load(folder)
@@ -49,12 +58,13 @@ class Bagel:
             config.language.vocab,
         )
         ae_files, model_files = find_files(folder, ("ae",)), find_files(folder, ("ema", "model"))
+        reading = Reading([*ae_files, *model_files], told)
         with torch.device("meta"):
             autoencoder = Autoencoder(config.autoencoder)
-        with TensorFiles(ae_files, torch.float32, device) as files:
+        with TensorFiles(ae_files, torch.float32, device, reading) as files:
             files.check(module_shapes(autoencoder))
             fill(autoencoder, files)
-        with TensorFiles(model_files, dtype, device) as files:
+        with TensorFiles(model_files, dtype, device, reading) as files:
             latents, eye = _modules(config, files.shapes)
             files.check(language_shapes(config.language) | module_shapes(latents) | module_shapes(eye))
             fill(latents, files)

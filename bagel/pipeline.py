@@ -1,7 +1,7 @@
 """The three jobs: text-to-image, image editing, and understanding."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from bagel.sampler import Descent, Guidance, Trajectory, integrate, schedule
 from bagel.step import Graphs, Workspace
 from bagel.transformer import Context
 from bagel.transforms import VAE_RESIZE, VIT_RESIZE, Resize, to_image, to_pixels, to_rgb
+from bagel.weights import Told
 from reference_impl.contract import MoTOps, require
 from reference_impl.parallel import ALONE, Parallel
 
@@ -81,20 +82,23 @@ class BagelPipeline:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         parallel: Parallel = ALONE,
-        graphs: int = 0,
+        told: Told = lambda done, total: None,
     ) -> "BagelPipeline":
         """Load a published BAGEL folder. The autoencoder is float32 whatever `dtype` says; input pictures are resized
         by the checkpoint's rules if its config.json has any.
 
-        graphs: of how many shapes of pictures or batches buffers and CUDA graphs are kept; see the class.
+        told: hears, again and again, how many bytes of how many have been read.
 
         With several ranks, each loads its part and must then be asked the same things; each gets the whole result.
 
         Raises OSError, ValueError or NotImplementedError in one line that says what is wrong with the folder.
         """
-        model = Bagel.load(Path(folder), ops, torch.device(device), dtype, parallel)
-        rules = model.config.vae_resize, model.config.vit_resize
-        return cls(model, *rules, Graphs(graphs) if graphs else None)
+        model = Bagel.load(Path(folder), ops, torch.device(device), dtype, parallel, told)
+        return cls(model, model.config.vae_resize, model.config.vit_resize)
+
+    def with_graphs(self, most: int) -> "BagelPipeline":
+        """The same, which keeps buffers and CUDA graphs of the last `most` shapes of pictures and batches."""
+        return replace(self, graphs=Graphs(most))
 
     @torch.no_grad()
     def generate(self, request: ImageRequest, probe: Probe = QUIET) -> GeneratedImage:

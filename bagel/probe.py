@@ -30,10 +30,18 @@ class Probe:
     """Hands intermediate tensors to `sink`. They are the model's own: a sink must not write to them.
 
     `probe.at(step=3, layer=0)("qkv", tensor)` calls `sink(Site(phase, "qkv", branch, 3, 0), tensor)`.
+
+    inside  whether the sink wants what lies inside a denoising pass; without that, passes are as fast as unseen
     """
 
     sink: Callable[[Site, Tensor], None] | None = None
     site: Site = Site("", "")
+    inside: bool = True
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether anybody must be shown the inside of denoising passes."""
+        return self.sink is not None and self.inside
 
     def at(
         self,

@@ -92,7 +92,7 @@ class Workspace:
         """Velocities of the image rows of all passes, from the buffers."""
         model, batch = self.model, self.batch
         pictures = dict.fromkeys(batch.passes[i].picture for i in plan.passes)
-        first = watch.probes[0].at(branch="main") if watch.probes else QUIET
+        first = watch.probes[0].at(branch="main") if watch.looking else QUIET
         embedded = {p: model.latents.embed(self.x[p], self.t[p], self._ids[p], first) for p in pictures}
         images = [embedded[batch.passes[i].picture] for i in plan.passes]
         x = torch.cat(images + [self._markers] * len(plan.passes))
@@ -182,8 +182,15 @@ class Captured:
             return compute()
         if self.graph is None:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.graphs.pool, stream=self.graphs.stream):
-                self.out = compute()
+            try:
+                with torch.cuda.graph(graph, pool=self.graphs.pool, stream=self.graphs.stream):
+                    self.out = compute()
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                raise NotImplementedError(
+                    f"the update cannot be captured in a CUDA graph ({reason}); use no graphs, or ops that never wait "
+                    "for the device"
+                ) from error
             self.graph = graph
         self.graph.replay()
         if self.out is None:

@@ -57,7 +57,7 @@ class Transformer:
             ops=ops,
             embedding=files[f"{LLM}embed_tokens.weight"],
             layers=tuple(merge_layer(files, i, config, parallel) for i in range(config.layers)),
-            final_gain=torch.stack([files[f"{LLM}norm{s}.weight"] for s in ("", IMAGE_SUFFIX)]),
+            final_gain=files.stacked([[f"{LLM}norm{s}.weight"] for s in ("", IMAGE_SUFFIX)]),
             head=files["language_model.lm_head.weight"],
             parallel=parallel,
         )

@@ -1,7 +1,7 @@
 """Reading a published checkpoint: safetensors only, every name and shape checked before anything is loaded."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,20 @@ IMAGE_SUFFIX = "_moe_gen"
 """What upstream appends to a module's name for the image expert's copy."""
 
 Shape = tuple[int, ...]
+Told = Callable[[int, int], None]
+"""What is told how many bytes of how many have been read."""
+
+
+class Reading:
+    """How far the reading of some files has come."""
+
+    def __init__(self, paths: Sequence[Path] = (), told: Told = lambda done, total: None) -> None:
+        self.total, self.done, self._told = sum(path.stat().st_size for path in paths), 0, told
+
+    def add(self, n_bytes: int) -> None:
+        """So many bytes more."""
+        self.done += n_bytes
+        self._told(self.done, self.total)
 
 
 @dataclass
@@ -33,6 +47,7 @@ class TensorFiles:
     paths: list[Path]
     dtype: torch.dtype
     device: torch.device
+    reading: Reading = field(default_factory=Reading)
     shapes: dict[str, Shape] = field(default_factory=dict)
     _owner: dict[str, Any] = field(default_factory=dict)
     _open: ExitStack = field(default_factory=ExitStack)
@@ -56,7 +71,25 @@ class TensorFiles:
 
     def __getitem__(self, name: str) -> Tensor:
         tensor: Tensor = self._owner[name].get_tensor(name)
-        return tensor.to(self.device, self.dtype)
+        moved = tensor.to(self.device, self.dtype)
+        self.reading.add(tensor.nbytes)
+        return moved
+
+    def stacked(self, names: Sequence[Sequence[str]]) -> Tensor:
+        """[experts, rows, ...]: of each expert the named tensors, one behind the other along their first axis.
+
+        Every tensor is copied straight to its place, so nothing is in memory twice but for the one that is copied.
+        """
+        shapes = [self.shapes[name] for name in names[0]]
+        rows = sum(shape[0] for shape in shapes)
+        whole = torch.empty(len(names), rows, *shapes[0][1:], dtype=self.dtype, device=self.device)
+        for expert, parts in zip(whole, names, strict=True):
+            places = expert.split([shape[0] for shape in shapes])
+            for place, name in zip(places, parts, strict=True):
+                tensor: Tensor = self._owner[name].get_tensor(name)
+                place.copy_(tensor)
+                self.reading.add(tensor.nbytes)
+        return whole
 
     def check(self, expected: Mapping[str, Shape]) -> None:
         """Raise one ValueError that lists every missing, unexpected and wrongly shaped tensor."""
@@ -163,13 +196,11 @@ def merge_layer(files: TensorFiles, index: int, config: LanguageConfig, parallel
     """
     prefix = f"{LLM}layers.{index}."
 
-    def gain(name: str) -> Tensor:
-        return torch.stack([files[f"{prefix}{name}{s}.weight"] for s in ("", IMAGE_SUFFIX)])
-
     def packed(names: tuple[str, ...], what: str) -> Tensor:
-        return torch.stack(
-            [torch.cat([files[f"{prefix}{n.format(s)}.{what}"] for n in names]) for s in ("", IMAGE_SUFFIX)]
-        )
+        return files.stacked([[f"{prefix}{name.format(s)}.{what}" for name in names] for s in ("", IMAGE_SUFFIX)])
+
+    def gain(name: str) -> Tensor:
+        return packed((f"{name}{{}}",), "weight")
 
     qkv_names = ("self_attn.q_proj{}", "self_attn.k_proj{}", "self_attn.v_proj{}")
     qkv, qk_norm = cut_heads(

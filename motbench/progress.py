@@ -32,4 +32,4 @@ def watched(doing: str, totals: dict[str, int]) -> Iterator[Probe]:
             if site.phase in tasks and site.op == STEPS[site.phase]:
                 bars.advance(tasks[site.phase])
 
-        yield Probe(advance)
+        yield Probe(advance, inside=False)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from bagel.pipeline import BagelPipeline, Guidance, ImageRequest
-from bagel.step import Graphs
 from benchmarks.harness.conformance import replay
 from motbench.implementation import resolve
 
@@ -40,14 +39,14 @@ def test_half_precision_stays_near_the_stored_run(impl: str, dtype: str, case: s
 def test_a_graph_changes_no_bit(impl: str, dtype: str) -> None:
     ops, device, precision = resolve(impl, "cuda", dtype)
     plain = BagelPipeline.from_checkpoint(ORACLE / "checkpoint", ops, device, precision)
-    graphed = replace(plain, graphs=Graphs(2))
+    graphed = plain.with_graphs(2)
     for request in (GUIDED, replace(GUIDED, seed=4), replace(GUIDED, prompt="dog", height=64), GUIDED):
         assert torch.equal(graphed.generate(request).v_t, plain.generate(request).v_t)
 
 
 @pytest.mark.gpu
 def test_a_batch_in_one_graph_makes_the_pictures_that_each_is_alone() -> None:
-    pipeline = BagelPipeline.from_checkpoint(ORACLE / "checkpoint", *resolve("fused", "cuda", "float32"), graphs=2)
+    pipeline = BagelPipeline.from_checkpoint(ORACLE / "checkpoint", *resolve("fused", "cuda", "float32")).with_graphs(2)
     requests = [GUIDED, replace(GUIDED, prompt="a dog and a blue hat", height=64, steps=5)]
     together = pipeline.generate_batch(requests)
     for one, request in zip(together, requests, strict=True):

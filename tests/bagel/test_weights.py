@@ -3,12 +3,14 @@
 import json
 import math
 import pickle
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import reference_impl
 from bagel.config import LanguageConfig
@@ -160,3 +162,27 @@ def test_published_sizes_give_two_experts_of_seven_billion_parameters() -> None:
     both = sum(math.prod(shape) for name, shape in shapes.items() if ".layers." in name)
     qk_norms = 28 * 2 * 128
     assert both == 2 * (6_525_618_176 + qk_norms)  # Qwen2.5-7B without embeddings, and BAGEL's q/k norms
+
+
+def test_experts_are_copied_straight_to_their_places(oracle: Path) -> None:
+    called: Counter[str] = Counter()
+
+    class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            called[str(func.overloadpacket)] += 1
+            return func(*args, **(kwargs or {}))
+
+    with Watching():  # type: ignore[no-untyped-call]
+        _load(oracle / "checkpoint")
+    assert called["aten.copy_"] >= 2 * 2 * 14
+    assert called.keys() & {"aten.cat", "aten.stack", "aten.clone"} == set()
+
+
+def test_reading_is_told_to_the_end(oracle: Path) -> None:
+    told: list[tuple[int, int]] = []
+    BagelPipeline.from_checkpoint(oracle / "checkpoint", reference_impl.OPS, told=lambda *far: told.append(far))
+    done, totals = zip(*told, strict=True)
+    assert list(done) == sorted(set(done))
+    assert len(set(totals)) == 1
+    # Of every file all but its header.
+    assert 0.98 < done[-1] / totals[0] <= 1
