@@ -39,9 +39,13 @@ class Maker:
         own = dataclasses.replace(loaded, model=dataclasses.replace(loaded.model, transformer=transformer))
         return self.case.fitted(own)
 
-    def __call__(self, ops: MoTOps, dtype: torch.dtype) -> Made:
-        """A picture and its latents. Raises ValueError for one that is not finite."""
-        return goldens.made_of(self.pipeline(ops, dtype).generate(self.case.image_request()))
+    def __call__(self, ops: MoTOps, dtype: torch.dtype, batch: tuple[int, int] = (1, 0)) -> Made:
+        """A picture and its latents; of a batch, whose other pictures are from other seeds. Raises ValueError."""
+        pipeline, request, (size, place) = self.pipeline(ops, dtype), self.case.image_request(), batch
+        if size == 1:
+            return goldens.made_of(pipeline.generate(request))
+        together = [dataclasses.replace(request, seed=request.seed + (i - place) % size) for i in range(size)]
+        return goldens.made_of(pipeline.generate_batch(together)[place])
 
 
 @functools.lru_cache(maxsize=4)
@@ -122,7 +126,7 @@ def candidate(make: Maker) -> RGB:
 
 def _varied(make: Maker, variant: Variant, dtype: torch.dtype) -> Made:
     with variant.settings():
-        return make(variant.ops(), variant.dtype or dtype)
+        return make(variant.ops(), variant.dtype or dtype, variant.batch)
 
 
 def _broken(make: Maker, fault: Fault, dtype: torch.dtype) -> Made:

@@ -5,7 +5,7 @@ are much alike. So a run is measured by its own case: its *ratio* is the largest
 its distance and the largest distance of the case's other runs. Ratios of all cases are comparable, and a quantile of
 all of them is the factor by which a limit exceeds the largest distance that was seen of its case and metric:
 
-    limit = factor * largest distance of the case's runs, or the floor of the metric
+    limit = factor * largest distance of the case's runs, or the floor of the metric if they are all under it
 
 A run is outside as soon as one metric is, and the ratio is the largest over all metrics, so the rate of false alarms
 holds for all of them together. A run's own distances are never in the limits that it is judged by here.
@@ -39,7 +39,7 @@ BASE_FACTOR = FACTOR
 
 FLOORS = {
     "absmax": 1.0,
-    "p99_9": 1.0,
+    "p99_9": 2.0,
     "mean": 0.003,
     "share_over_0": 0.003,
     "bias": 0.003,
@@ -51,7 +51,8 @@ FLOORS = {
     "latent_absmax": 2.0**-24,
 }
 """Smallest distance that counts: one level on 0.3 % of pixels, what independent machines and re-implementations differ
-by in float32 (docs/golden-images.md), in the units of every metric; and of latents one rounding.
+by in float32 (docs/golden-images.md), in the units of every metric; two levels on a thousandth of them; of latents
+one rounding.
 """
 
 CONFIDENCE = 0.95
@@ -78,7 +79,7 @@ class Spread:
     def scores(self, by: float) -> list[float]:
         """Of every run: the largest share that it uses of any limit that the others and this factor set."""
         own, others, floors = self._arrays()
-        return (own / np.maximum(by * others, floors)).max(axis=0).tolist() if own.size else []
+        return (own / np.where(others > floors, by * others, floors)).max(axis=0).tolist() if own.size else []
 
     def _arrays(self) -> tuple[Array, Array, Array]:
         """Distances [metrics, runs], the largest of the other runs' [metrics, runs], and floors [metrics, 1].
@@ -103,9 +104,9 @@ def factor(values: Sequence[float]) -> float:
 
 def limits(reached: Mapping[str, float], by: float) -> dict[str, float]:
     """Metric -> limit: the reach of known-good runs times a factor, two digits of it rounded away from zero; or the
-    floor.
+    floor where no run has left it.
     """
-    return {name: _loose(name, max(value * by, FLOORS[name])) for name, value in reached.items()}
+    return {name: _loose(name, value * by if value > FLOORS[name] else FLOORS[name]) for name, value in reached.items()}
 
 
 def _loose(name: str, value: float) -> float:

@@ -36,6 +36,9 @@ NAMES = ("linear", "rms_norm", "head_rms_norm", "rotary", "gated_linear", "gated
 TILES, SPLITS = (16, 32, 64, 128), (1, 2, 4, 8)
 """Columns of K that are added up at once, and parts of K that are added up apart."""
 
+BATCHES = ((2, 1), (3, 0))
+"""Pictures that are made together, and which of them is judged."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -45,6 +48,7 @@ class Variant:
     ops       makes the implementation, afresh for each run: some draw from a generator that goes on
     settings  settings of PyTorch while it runs
     dtype     the precision of the whole model if it is not the judged one
+    batch     pictures that are made together, the others from other seeds, and the place of this one among them
     """
 
     family: str
@@ -52,6 +56,7 @@ class Variant:
     ops: Callable[[], MoTOps]
     settings: Callable[[], AbstractContextManager[None]] = nullcontext
     dtype: torch.dtype | None = None
+    batch: tuple[int, int] = (1, 0)
 
 
 def variants(count: int, device: torch.device, dtype: torch.dtype) -> list[Variant]:
@@ -61,6 +66,7 @@ def variants(count: int, device: torch.device, dtype: torch.dtype) -> list[Varia
     tiles         the sum over K in blocks, in another order, split in parts: what a tile, a split-K or an atomic does
     rounded once  some ops, at first all, in the wider dtype and rounded once: what fusing ops does
     library       PyTorch's own alternatives: threads, attention, convolutions, on a GPU cuBLAS too
+    batch         the picture beside others, first or last
     moved         a share of every op's results moved by one unit in the last place: another library's functions
     """
     wider = truth_dtype(dtype)
@@ -69,6 +75,10 @@ def variants(count: int, device: torch.device, dtype: torch.dtype) -> list[Varia
         [Variant("tiles", f"tiles {seed}", partial(tiled, seed)) for seed in range(count)],
         [Variant("rounded once", f"rounded once {seed}", partial(rounded_once, seed)) for seed in range(count)],
         libraries(device),
+        [
+            Variant("batch", f"{place + 1} of a batch of {size}", _reference, batch=(size, place))
+            for size, place in BATCHES
+        ],
     ]
     for share in MOVED_IN_HALF if dtype in HALF else (MOVED,):
         name = f"{share:.0%} moved"

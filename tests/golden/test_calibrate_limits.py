@@ -103,7 +103,7 @@ def test_a_limit_has_two_digits_and_is_rounded_away_from_zero(name: str, reached
 
 
 def test_a_limit_is_at_least_the_floor_and_the_floor_is_not_multiplied() -> None:
-    assert limits({"absmax": 0.5, "share_over_0": 0.0}, 1.9) == {"absmax": 1.0, "share_over_0": 0.003}
+    assert limits({"absmax": 1.0, "share_over_0": 0.0}, 1.9) == {"absmax": 1.0, "share_over_0": 0.003}
 
 
 def test_a_similarity_has_no_limit_under_zero() -> None:

@@ -1,11 +1,15 @@
 """Known-good implementations: right in exact arithmetic, different in rounding, and gone when they are done."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import reference_impl
+from benchmarks.harness.calibrate import Maker
+from benchmarks.harness.golden_case import read_case
 from benchmarks.harness.known_good import libraries, rounded_once, tiled, variants
 from reference_impl.contract import Experts, MoTOps, Route
 
@@ -47,11 +51,12 @@ def test_as_many_variants_as_asked_each_by_another_name(count: int) -> None:
 
 
 def test_a_small_population_has_every_family() -> None:
-    assert {variant.family for variant in variants(5, CPU, torch.float32)} == {
+    assert {variant.family for variant in variants(6, CPU, torch.float32)} == {
         "wider",
         "tiles",
         "rounded once",
         "library",
+        "batch",
         "moved",
     }
 
@@ -62,3 +67,9 @@ def test_settings_of_pytorch_are_as_before_when_a_run_is_done() -> None:
         with variant.settings():
             pass
     assert (torch.get_num_threads(), torch.backends.mkldnn.enabled, torch.backends.cuda.flash_sdp_enabled()) == before
+
+
+def test_a_picture_is_judged_at_its_place_in_the_batch(unapproved: Path) -> None:
+    make = Maker(read_case(unapproved), CPU)
+    alone, batched = (make(reference_impl.OPS, torch.float32, batch).latents["x_t"] for batch in ((1, 0), (3, 1)))
+    assert np.abs(alone - batched).max() < 1e-5 * np.abs(alone).max()
