@@ -42,6 +42,7 @@ def generate(
     dtype: typing.Annotated[str, Opt(help="float32, bfloat16 or float16")] = "float32",
     tiles: typing.Annotated[Path | None, Opt(metavar="FOLDER", help="tile files that fused asks first")] = None,
     parallel: typing.Annotated[str, Opt(help="what torchrun's ranks divide: tensor or sequence")] = "tensor",
+    graph: typing.Annotated[bool, Opt(help="on one GPU, replay updates as a CUDA graph")] = True,
     init_noise: typing.Annotated[Path | None, Opt(help='safetensors with "init_noise", instead of the seed\'s')] = None,
     trace: typing.Annotated[Path | None, Opt(help="safetensors to write: x_t, v_t, final_latents, decoded_raw")] = None,
 ) -> None:
@@ -52,7 +53,7 @@ def generate(
     from bagel.pipeline import BagelPipeline, Guidance, ImageRequest
     from bagel.probe import QUIET
     from motbench.implementation import resolve
-    from motbench.progress import watched
+    from motbench.progress import reading, watched
     from motbench.ranks import joined
 
     check_target(out, ".png")
@@ -74,9 +75,13 @@ def generate(
     )
     start = time.perf_counter()
     with joined(parallel, place) as (ranks, place):
+        with reading(checkpoint) as told:
+            pipeline = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision, ranks, told)
+        if graph and ranks.size == 1:
+            pipeline = pipeline.with_graphs(1)
         shown = watched("generate", {"denoise": steps - 1}) if ranks.rank == 0 else nullcontext(QUIET)
         with shown as probe:
-            result = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision, ranks).generate(request, probe)
+            result = pipeline.generate(request, probe)
     if ranks.rank > 0:
         return
     _write(result, out, trace)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 if typing.TYPE_CHECKING:
     from torch import Tensor
@@ -33,3 +34,17 @@ def watched(doing: str, totals: dict[str, int]) -> Iterator[Probe]:
                 bars.advance(tasks[site.phase])
 
         yield Probe(advance, inside=False)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Callable[[int, int], None]]:
+    """What `BagelPipeline.from_checkpoint` is to tell how many bytes of how many it has read."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+    shown = console.is_terminal
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=not shown) as bars:
+        task = bars.add_task(f"read {path}", total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

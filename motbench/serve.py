@@ -23,6 +23,7 @@ def serve(
     steps: typing.Annotated[int, Opt(help="times in the schedule for which none are asked")] = 50,
     line: typing.Annotated[int, Opt(help="requests that may wait; one more gets 429")] = 32,
     max_side: typing.Annotated[int, Opt(help="longest side of a picture, asked for or sent, in pixels")] = 1024,
+    graphs: typing.Annotated[int, Opt(min=0, help="shapes whose buffers and CUDA graphs are kept; 0: none")] = 4,
     max_steps: typing.Annotated[int, Opt(help="most steps of a request")] = 100,
 ) -> None:
     """Serve /v1/images/generations, /v1/images/edits, /health and /metrics until interrupted."""
@@ -33,6 +34,7 @@ def serve(
     from bagel.pipeline import BagelPipeline
     from benchmarks.harness.environment import provenance, repository_root
     from motbench.implementation import one_thread_on_a_cpu, resolve
+    from motbench.progress import reading
     from serving.app import application
     from serving.engine import Engine
     from serving.wishes import Limits, Served
@@ -42,7 +44,9 @@ def serve(
     width, height = _size(size)
     limits = Limits(side=max_side, steps=max_steps)
     served = Served(model or checkpoint.resolve().name, (height, width), steps, limits)
-    pipeline = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision)
+    with reading(checkpoint) as told:
+        pipeline = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision, told=told)
+    pipeline = pipeline.with_graphs(graphs) if graphs else pipeline
     made_by = asdict(provenance(repository_root(), 0, "motbench serve"))
     about = {"impl": ops.name, "device": device, "dtype": dtype, "provenance": made_by}
     app = application(Engine(pipeline.generate, line), served, about)

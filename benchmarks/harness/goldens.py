@@ -23,7 +23,7 @@ from benchmarks.harness.golden_limits import Kind, judge, score
 from benchmarks.harness.golden_locate import Locator
 from benchmarks.harness.golden_words import same, words
 from benchmarks.harness.images import RGB
-from benchmarks.harness.impls import FUSED, said
+from benchmarks.harness.impls import FUSED, REFERENCE, said
 from benchmarks.harness.records import Golden, LatentError, Status
 from reference_impl.contract import MoTOps
 
@@ -160,11 +160,16 @@ def _valid(finding: Finding, case: GoldenCase, kind: Kind, plan: Plan) -> Findin
 
 
 def painter(ops: MoTOps, plan: Plan) -> Painter:
-    """A function that makes the picture of a case with `ops`. Each checkpoint is loaded once."""
+    """A function that makes the picture of a case with `ops`. Each checkpoint is loaded once.
+
+    Our own implementations are judged as they are used, with buffers that are kept and, on a GPU, CUDA graphs. Others'
+    need not be fit for a capture.
+    """
 
     @functools.cache
     def load(checkpoint: Path) -> BagelPipeline:
-        return BagelPipeline.from_checkpoint(checkpoint, ops, plan.device, plan.dtype)
+        pipeline = BagelPipeline.from_checkpoint(checkpoint, ops, plan.device, plan.dtype)
+        return pipeline.with_graphs(2) if plan.impl in (FUSED, REFERENCE) else pipeline
 
     def paint(case: GoldenCase) -> Made:
         request, pipeline = case.image_request(), case.fitted(load(case.checkpoint))
