@@ -29,13 +29,14 @@ RUNS = 20
 
 @dataclass(frozen=True)
 class KernelRow:
-    """One op at one size. The floor is the time that the card's limits allow; None where a way was not measured.
+    """One op at one size. The floor is the time that the card's limits allow, None where neither flops nor bytes were
+    counted; a way that was not measured is None too.
 
-    shares  way -> how much of what the card can do it reaches: floor / time
+    shares  way -> how much of what the card can do it reaches: floor / time; empty without a floor
     """
 
     point: RooflinePoint
-    floor: float
+    floor: float | None
     fused: float
     reference: float | None
     dense: float | None
@@ -135,11 +136,11 @@ def impl_of(row: Stages) -> str:
 
 
 def _kernel(point: RooflinePoint, run: Roofline) -> KernelRow:
-    floor = point.floor(run.ceilings)
+    floor = point.floor(run.ceilings) or None
     medians = {name: point.median(name) for name in point.samples}
     others = {name: value for name, value in medians.items() if name not in (FUSED, GATHER, DENSE)}
     best = min(others.items(), key=lambda item: item[1], default=None)
-    shares = {name: floor / value for name, value in medians.items()}
+    shares = {} if floor is None else {name: floor / value for name, value in medians.items()}
     return KernelRow(point, floor, medians[FUSED], medians.get(GATHER), medians.get(DENSE), best, shares, _dots(shares))
 
 

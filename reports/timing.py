@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from benchmarks.harness.records import Status, Timing
 from reports import stats
@@ -39,7 +39,12 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 
 @dataclass(frozen=True)
 class Measured:
-    """One series of one run. figures: one per process, seconds. peak_memory_bytes: the largest of any process."""
+    """One series of one run. figures: one per process, seconds. peak_memory_bytes: the largest of any process.
+
+    compile_seconds  of its kernels, the largest of any process; None where none was compiled anew
+    clock_mhz        SM clock of the samples, the median; None where it was not measured
+    discarded        samples that do not count, by reason
+    """
 
     benchmark: str
     params: dict[str, str]
@@ -47,6 +52,9 @@ class Measured:
     n_samples: int
     tile: str
     peak_memory_bytes: int | None
+    compile_seconds: float | None = None
+    clock_mhz: float | None = None
+    discarded: dict[str, int] = field(default_factory=dict)
 
     @property
     def median(self) -> float:
@@ -101,17 +109,26 @@ def measured(records: Iterable[Timing], profile: str) -> dict[Key, Measured]:
     for record in records:
         if record.samples and all(sample > 0 for sample in record.samples):
             groups[key(record.benchmark, record.params)].append(record)
-    return {
-        name: Measured(
-            group[0].benchmark,
-            group[0].params,
-            [stats.figure(record.samples, profile) for record in group],
-            sum(len(record.samples) for record in group),
-            group[0].tile,
-            max((r.peak_memory_bytes for r in group if r.peak_memory_bytes is not None), default=None),
-        )
-        for name, group in groups.items()
-    }
+    return {name: _joined(group, profile) for name, group in groups.items()}
+
+
+def _joined(group: list[Timing], profile: str) -> Measured:
+    clocks = [record.clock for record in group if record.clock is not None]
+    speeds = [mhz for clock in clocks for mhz in clock.sm_mhz]
+    discarded: Counter[str] = Counter()
+    for clock in clocks:
+        discarded.update(clock.discarded)
+    return Measured(
+        group[0].benchmark,
+        group[0].params,
+        [stats.figure(record.samples, profile) for record in group],
+        sum(len(record.samples) for record in group),
+        group[0].tile,
+        max((r.peak_memory_bytes for r in group if r.peak_memory_bytes is not None), default=None),
+        max((r.compile_seconds for r in group if r.compile_seconds is not None), default=None),
+        statistics.median(speeds) if speeds else None,
+        dict(discarded),
+    )
 
 
 def compare(now: dict[Key, Measured], base: dict[Key, Measured], profile: str, same_commit: bool) -> list[Comparison]:

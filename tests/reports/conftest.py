@@ -318,18 +318,17 @@ def roofline() -> Roofline:
 
 
 def compared(folder: Path) -> None:
-    """The decision of a comparison in which one series is 5 % slower."""
+    """The decision of a comparison in which one series is 5 % slower, and which op made it so."""
     one = Series("linear.track_seconds", {"layer": "qkv", "impl": "fused", "shape": "4098", "cache": "hot"})
     asked = joint.Asked("a" * 40, "b" * 40, GPU, 1, [one], [0.005], "2026-11-02T03:00:00.000+00:00", "motbench compare")
     joint.write(folder, asked)
     for i in range(6):
         for order, (side, factor) in enumerate((("base", 1.0), ("again", 1.001), ("head", 1.05))):
             commit = asked.head if side == "head" else asked.base
-            seconds = [1e-4 * factor * (1 + 0.0005 * (i % 3))]
-            line = Timing(
-                one.benchmark, one.params, commit, GPU.fingerprint, 1, i, 1, "", seconds, "t", side=side, order=order
-            )
-            append_line(folder / "timing.jsonl", line)
+            seconds = 1e-4 * factor * (1 + 0.0005 * (i % 3))
+            common = (one.benchmark, one.params, commit, GPU.fingerprint, 1, i, order, "")
+            append_line(folder / "timing.jsonl", Timing(*common, [seconds], "t", side=side, order=order))
+            append_line(folder / "ops.jsonl", Stages(*common, {"attention": seconds - 5e-5, "rms_norm": 2e-5}))
     write_json(folder / joint.VERDICT, joint.judge(folder, [], date(2026, 11, 2), with_image=False))
 
 

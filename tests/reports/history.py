@@ -79,7 +79,7 @@ def judged(n_commits: int, n_series: int) -> trend.Trend:
 
     def between(before: str, after: str) -> list[trend.Commit]:
         span = every[order[before] + 1 : order[after] + 1]
-        return [trend.Commit(commit, "kernels: Change something", True) for commit in span]
+        return [trend.Commit(commit, "kernels: Change something", ["reference_impl"]) for commit in span]
 
     known = trend.Known(order, between, [], [], date(2026, 11, 24))
     return trend.judge(made(n_commits, n_series), known, "2026-11-24T02:00:00.000+00:00")

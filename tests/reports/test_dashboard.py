@@ -204,3 +204,25 @@ def test_stages_are_medians_over_processes() -> None:
 def test_a_moved_number_has_no_percentage() -> None:
     event = history.judged(40, 40).events[0]
     assert dashboard.by(replace(event, ratio=math.nan)) == ""
+
+
+def test_a_comparison_says_which_op_made_the_difference(results: Results) -> None:
+    compared(results.path / "comparisons" / "one")
+    shown = section(read(results, "speed.html")[0], "comparisons")
+    assert '<th scope="row">attention</th>' in shown
+    assert '<th scope="row">everything else</th>' in shown
+
+
+def test_a_machine_that_vanished_is_not_measured(results: Results) -> None:
+    found = replace(history.judged(8, 4), vanished=["the H100 has measured nothing for 9 days"])
+    write_json(results.path / "trend.json", found)
+    assert "the H100 has measured nothing for 9 days" in section(read(results, "trends.html")[0], "damage")
+
+
+def test_an_op_whose_floor_is_unknown_reaches_no_share_of_it(results: Results) -> None:
+    found = roofline()
+    uncounted = [replace(found.points[0], flops=0.0, bytes=0.0)]
+    write_json(results.path / "roofline" / "one.json", replace(found, points=uncounted))
+    (one,), _ = speed_page.kernels(results.path)
+    assert (one.rows[0].floor, one.rows[0].shares) == (None, {})
+    assert "0 s" not in section(read(results, "speed.html")[0], "kernels")

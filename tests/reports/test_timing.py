@@ -1,8 +1,10 @@
 """The rule for time, number by number."""
 
+from dataclasses import replace
+
 import pytest
 
-from benchmarks.harness.records import Timing
+from benchmarks.harness.records import Clock, Timing
 from reports import timing
 
 
@@ -79,3 +81,15 @@ def test_only_series_of_both_runs_are_compared() -> None:
     now = timing.measured([*records([1.0] * 3, shape="new"), *records([1.0] * 3, shape="both")], "gpu")
     found = timing.compare(now, timing.measured(records([1.0] * 3, shape="both"), "gpu"), "gpu", False)
     assert [c.params["shape"] for c in found] == ["both"]
+
+
+def test_what_the_clock_said_is_joined_over_the_processes() -> None:
+    clock = Clock(1980.0, [1980, 1970, 1980], [50] * 3, [400.0] * 3, [""] * 3, {"power cap": 2})
+    lines = [replace(record, clock=clock, compile_seconds=i + 1.0) for i, record in enumerate(records([1.0, 1.0]))]
+    (one,) = timing.measured(lines, "gpu").values()
+    assert (one.clock_mhz, one.compile_seconds, one.discarded) == (1980, 2.0, {"power cap": 4})
+
+
+def test_a_clock_that_was_not_measured_is_no_number() -> None:
+    (one,) = timing.measured(records([1.0]), "gpu").values()
+    assert (one.clock_mhz, one.compile_seconds, one.discarded) == (None, None, {})
