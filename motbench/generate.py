@@ -53,7 +53,7 @@ def generate(
     from bagel.pipeline import BagelPipeline, Guidance, ImageRequest
     from bagel.probe import QUIET
     from motbench.implementation import resolve
-    from motbench.progress import reading, watched
+    from motbench.progress import transferred, watched
     from motbench.ranks import joined
 
     check_target(out, ".png")
@@ -75,7 +75,7 @@ def generate(
     )
     start = time.perf_counter()
     with joined(parallel, place) as (ranks, place):
-        with reading(checkpoint) as told:
+        with transferred(f"read {checkpoint}") as told:
             pipeline = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision, ranks, told)
         if graph and ranks.size == 1:
             pipeline = pipeline.with_graphs(1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 if typing.TYPE_CHECKING:
     from torch import Tensor
@@ -37,8 +36,8 @@ def watched(doing: str, totals: dict[str, int]) -> Iterator[Probe]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[Callable[[int, int], None]]:
-    """What `BagelPipeline.from_checkpoint` is to tell how many bytes of how many it has read."""
+def transferred(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """What is to be told, again and again, how many bytes of how many have been read or written."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 
@@ -46,5 +45,5 @@ def reading(path: Path) -> Iterator[Callable[[int, int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
     shown = console.is_terminal
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=not shown) as bars:
-        task = bars.add_task(f"read {path}", total=None)
+        task = bars.add_task(doing, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -34,7 +34,7 @@ def serve(
     from bagel.pipeline import BagelPipeline
     from benchmarks.harness.environment import provenance, repository_root
     from motbench.implementation import one_thread_on_a_cpu, resolve
-    from motbench.progress import reading
+    from motbench.progress import transferred
     from serving.app import application
     from serving.engine import Engine
     from serving.wishes import Limits, Served
@@ -44,7 +44,7 @@ def serve(
     width, height = _size(size)
     limits = Limits(side=max_side, steps=max_steps)
     served = Served(model or checkpoint.resolve().name, (height, width), steps, limits)
-    with reading(checkpoint) as told:
+    with transferred(f"read {checkpoint}") as told:
         pipeline = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision, told=told)
     pipeline = pipeline.with_graphs(graphs) if graphs else pipeline
     made_by = asdict(provenance(repository_root(), 0, "motbench serve"))

@@ -31,13 +31,13 @@ def understand(
     from bagel.probe import QUIET
     from motbench.generate import open_image
     from motbench.implementation import resolve
-    from motbench.progress import reading, watched
+    from motbench.progress import transferred, watched
     from motbench.ranks import joined
 
     ops, place, precision = resolve(impl, device, dtype, tiles)
     request = TextRequest(prompt, None if image is None else open_image(image), max_tokens)
     with joined(parallel, place) as (ranks, place):
-        with reading(checkpoint) as told:
+        with transferred(f"read {checkpoint}") as told:
             pipeline = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision, ranks, told)
         shown = watched("understand", {"decode": max_tokens}) if ranks.rank == 0 else nullcontext(QUIET)
         with shown as probe:
