@@ -25,6 +25,7 @@ from motbench.serve import serve
 from motbench.serve_bench import serve_bench
 from motbench.step_time import step_time
 from motbench.steps import step
+from motbench.synthesize import synthesize
 from motbench.trace import trace
 from motbench.trend import trend
 from motbench.tune import tune
@@ -56,6 +57,7 @@ app.command("understand")(understand)
 app.command("report")(report)
 app.command("roofline")(roofline)
 app.command("step-time")(step_time)
+app.command("synthesize")(synthesize)
 app.command("tune")(tune)
 app.command("serve")(serve)
 app.command("serve-bench")(serve_bench)
