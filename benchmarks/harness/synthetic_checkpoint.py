@@ -27,7 +27,7 @@ def write_checkpoint(
 ) -> Iterator[tuple[int, int]]:
     """Write everything that `Bagel.load` reads; yields after each file how many bytes of how many are written.
 
-    tokenizer: a folder whose tokenizer files are copied. Weights are bfloat16, in shards of about `shard_bytes` (so much
+    tokenizer: a folder whose tokenizer files are copied. Weights are bfloat16, in shards of about `shard_bytes` (what
     is held in memory) and with an index; the autoencoder's are float32. Raises FileExistsError for a folder that holds
     something, so that nothing of an older checkpoint can mix in.
     """
