@@ -199,18 +199,16 @@ def _tokens_swapped(setting: Setting, place: Place, decode: Callable[..., Tensor
     return swapped
 
 
-def _tile_repeated(_: Setting, place: Place, decode: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """One 8 x 8 tile of the picture is the one to its left."""
+def _tile_unwritten(_: Setting, place: Place, decode: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """One 8 x 8 tile of the picture is 0, the middle of the range: a neighbour's might look the same."""
 
-    def repeated(latent: Tensor) -> Tensor:
-        raw = decode(latent)
-        rows, columns = raw.shape[1] // 8, raw.shape[2] // 8
-        y, x = 8 * place.of(rows), 8 * (1 + place.of(columns - 1, "column"))
-        raw = raw.clone()
-        raw[:, y : y + 8, x : x + 8] = raw[:, y : y + 8, x - 8 : x].clone()
+    def unwritten(latent: Tensor) -> Tensor:
+        raw = decode(latent).clone()
+        y, x = 8 * place.of(raw.shape[1] // 8, "y"), 8 * place.of(raw.shape[2] // 8, "x")
+        raw[:, y : y + 8, x : x + 8] = 0
         return raw
 
-    return repeated
+    return unwritten
 
 
 def _latent_scaled(_: Setting, __: Place, decode: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -310,7 +308,7 @@ PIPELINE_FAULTS = (
     _picture_fault("image tokens are causal", "each sees only earlier ones", _causal),
     _placed("cached key of another layer", "one row in one layer", _with_contexts(_key_of_another_layer)),
     _placed("tokens swapped", "two neighbours, before the decoder", _autoencoder("decode", _tokens_swapped)),
-    _placed("wrong tile", "8 x 8 pixels", _autoencoder("decode", _tile_repeated)),
+    _placed("tile not written", "8 x 8 pixels", _autoencoder("decode", _tile_unwritten)),
     _picture_fault("latent scale slips", "1 % too small for the decoder", _autoencoder("decode", _latent_scaled)),
     _picture_fault("pixels cut off", "to the level below, not the nearest", _autoencoder("decode", _truncated)),
     _picture_fault("red for blue", "channels in reverse", _autoencoder("decode", _red_for_blue)),
