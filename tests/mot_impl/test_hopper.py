@@ -8,7 +8,7 @@ import torch
 import mot_impl
 from benchmarks.harness.gate import compare, work_parity
 from benchmarks.harness.inputs import Case, Work, arguments
-from benchmarks.harness.shapes import BAGEL, ODD, SMALL
+from benchmarks.harness.shapes import BAGEL, ODD, SMALL, Shape
 from reference_impl.contract import Experts, Route
 
 pytestmark = [
@@ -40,6 +40,9 @@ CASES = [
     sorted_case("no_bias", 300, 2, bias="none"),
     sorted_case("outliers", 300, 2, outliers=True),
     sorted_case("odd_widths", 331, 3, ODD),
+    sorted_case("blocks_that_once_waited_for_ever", 722, 15, Shape(722, 15, 2432, 19, 19, 128, 5760)),
+    sorted_case("bagel_128", 128, 2, BAGEL, bias="qkv"),
+    sorted_case("bagel_128_text", 128, 128, BAGEL, bias="qkv"),
     sorted_case("bagel_1026", 1026, 2, BAGEL, bias="qkv"),
     sorted_case("bagel_4098", 4098, 2, BAGEL, bias="qkv"),
     sorted_case("bagel_8208", 8208, 16, BAGEL, bias="qkv"),
@@ -59,7 +62,7 @@ def test_it_agrees_in_float16(work):
 
 
 @pytest.mark.parametrize("work", WORK, ids=lambda work: work.name)
-@pytest.mark.parametrize(("m", "n_text"), [(1026, 2), (4098, 2)])
+@pytest.mark.parametrize(("m", "n_text"), [(128, 2), (1026, 2), (4098, 2)])
 def test_runs_give_the_same_bits(work, m, n_text):
     """Where a tile is shared by several blocks, too."""
     args = arguments(work, sorted_case("bagel", m, n_text, BAGEL), torch.bfloat16, DEVICE)
