@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--size", type=int, default=128)
     one.add_argument("--device", default="cpu")
     one.add_argument("--processes", type=int, default=1)
+    one.add_argument("--minutes", type=float, default=None, help="stop then, and score what was made by then")
     one.add_argument("--text-scale", type=float, default=4.0, help="guidance where it is on")
     one.add_argument("--image-scale", type=float, default=1.5, help="guidance of edits where it is on")
     one.add_argument("--pictures", type=Path, default=None, help="also write every picture here")
@@ -216,6 +217,7 @@ def _evaluate(a: argparse.Namespace) -> int:
         pictures=a.pictures,
         text_scale=a.text_scale,
         image_scale=a.image_scale,
+        minutes=a.minutes,
     )
     evaluate(a.checkpoint, options, a.out)
     return 0

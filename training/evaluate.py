@@ -37,6 +37,7 @@ class EvaluationOptions:
 
     text_scale, image_scale  guidance of text-to-image and of editing where it is on; image_scale for editing only
     pictures                 folder for every picture made, or None
+    minutes                  of wall clock, or None; what is not made by then is not in the shares, whose n says so
     """
 
     count: int = 500
@@ -47,6 +48,7 @@ class EvaluationOptions:
     pictures: Path | None = None
     text_scale: float = 4.0
     image_scale: float = 1.5
+    minutes: float | None = None
 
     @property
     def guidance(self) -> dict[str, Guidance]:
@@ -90,11 +92,14 @@ def evaluate(checkpoint: Path, options: EvaluationOptions, out: Path) -> dict[st
             f"{checkpoint} resizes pictures of {options.size} pixels to {known}; score it at --size {known}"
         )
     outcomes: dict[str, list[Any]] = {task: [] for task in TASKS}
-    jobs = [(checkpoint, options, task, i) for task in TASKS for i in range(options.count)]
+    # Sample by sample, so that a run that is out of time has measured all tasks alike.
+    jobs = [(checkpoint, options, task, i) for i in range(options.count) for task in TASKS]
     for done, (task, outcome) in enumerate(_run(jobs, options), start=1):
         outcomes[task].append(outcome)
         if done % 50 == 0:
             print(f"{done} of {len(jobs)}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+        if options.minutes is not None and time.monotonic() - start > 60 * options.minutes and done >= len(TASKS):
+            break
     result = {
         "checkpoint": {path.name: _sha256(path) for path in sorted(checkpoint.iterdir())},
         "options": asdict(options) | {"pictures": None},
