@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,9 +79,6 @@ def apply(root: Path, changes: Sequence[Change], populations: Sequence[Populatio
     refused += [refusal for _, refusal, _ in agreed if refusal]
     if refused:
         raise ValueError(f"no limit was changed: {'; '.join(refused)}")
-    names = {change.case.name for change in changes} | {path.name for path in root.iterdir() if path.is_dir()}
-    kept = {name: found for name, found in populations[0].cases.items() if name in names}
-    populations = [dataclasses.replace(populations[0], cases=kept), *populations[1:]]
     calibrate_files.write(calibrate_files.path_of(root, populations[0].stack), populations[0])
     for change, (witness, _, agreement) in zip(changes, agreed, strict=True):
         signed = Signed(by.name, by.reason, by.commit, witness)

@@ -35,7 +35,7 @@ and 1 / (runs + 1) is the rate.
 """
 
 BASE_FACTOR = FACTOR
-"""The factor of the limits that hold on any stack: as everywhere (reference_impl/tolerance.py), not measured."""
+"""The least factor of the limits that hold on any stack: as everywhere (reference_impl/tolerance.py), not measured."""
 
 FLOORS = {
     "absmax": 1.0,
@@ -97,7 +97,7 @@ class Spread:
 def factor(values: Sequence[float]) -> float:
     """The quantile of ratios that leaves ALARMS of further runs outside, never under 1. Raises ValueError for none."""
     if not values:
-        raise ValueError("there are no known-good runs to set limits from; use --runs 2 or more")
+        raise ValueError("there are no known-good runs to set limits from; use --runs 6 or more")
     rank = min(len(values), math.ceil((len(values) + 1) * (1 - ALARMS)))
     return max(1.0, sorted(values)[rank - 1])
 

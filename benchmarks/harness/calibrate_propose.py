@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from benchmarks.harness import environment, images
 from benchmarks.harness.calibrate_files import Figures, Population
-from benchmarks.harness.calibrate_limits import BASE_FACTOR, Spread, alarms, factor, limits, rate, seen
+from benchmarks.harness.calibrate_limits import Spread, alarms, factor, limits, rate, seen
 from benchmarks.harness.golden_approval import LimitsRecord, Overlay, given, limits_sha256
 from benchmarks.harness.golden_case import GoldenCase, checkpoint_sha256
-from benchmarks.harness.golden_known import figures_of, pooled
+from benchmarks.harness.golden_known import base_factor, figures_of, pooled
 from benchmarks.harness.golden_limits import KINDS, Kind, Limits
 from benchmarks.harness.records import Rate
 
@@ -56,6 +56,16 @@ def fitting(case: GoldenCase, population: Population, dtype: str) -> Figures | N
     return found if held == (case.request_sha256, checkpoint_sha256(case.checkpoint)) else None
 
 
+def current(population: Population, cases: Sequence[GoldenCase]) -> Population:
+    """Without figures of cases that are gone, or of what a case asks no more: they would set the others' factor."""
+    kept: dict[str, dict[str, Figures]] = {}
+    for case in cases:
+        dtypes = population.cases.get(case.name, {})
+        if found := {dtype: figures for dtype, figures in dtypes.items() if fitting(case, population, dtype)}:
+            kept[case.name] = found
+    return dataclasses.replace(population, cases=kept)
+
+
 def factors(population: Population, dtypes: Iterable[str]) -> dict[tuple[Kind, str], float]:
     """By what a limit exceeds the reach of its case's runs, per kind and dtype. Raises ValueError without runs."""
     found = {}
@@ -66,12 +76,13 @@ def factors(population: Population, dtypes: Iterable[str]) -> dict[tuple[Kind, s
     return found
 
 
-def rates(populations: Sequence[Population], dtypes: Iterable[str], by: float | None = None) -> Rates:
-    """False alarms of limits with the measured factor, or with `by`."""
+def rates(populations: Sequence[Population], dtypes: Iterable[str], base: bool = False) -> Rates:
+    """False alarms of a stack's own limits, with the measured factor, or of the base's."""
     found: dict[str, tuple[Rate, Rate]] = {}
     for dtype in dtypes:
         for kind in KINDS:
             by_case = pooled(populations, kind, dtype)
+            by = base_factor(populations, kind, dtype) if base else None
             found[f"{kind} {dtype}"] = alarms([one for own in by_case.values() for one in own], by)
     return Rates({name: both[0] for name, both in found.items()}, {name: both[1] for name, both in found.items()})
 
@@ -105,7 +116,7 @@ def propose(
                 )
                 farthest = [Spread(one.prompt, one.good.of(kind)).reach for one in reached]
                 widest = {name: max(one.get(name, 0.0) for one in farthest) for name in farthest[0]}
-                base[kind][dtype] = _limits(limits(widest, BASE_FACTOR))
+                base[kind][dtype] = _limits(limits(widest, base_factor([population, *others], kind, dtype)))
             old_limits = {kind: case.on(population.stack).limits_of(kind, dtype) for kind in KINDS}
             was = seen(figures.faults, old_limits)
             now = seen(figures.faults, {kind: overlay[kind][dtype].given for kind in KINDS})
@@ -165,7 +176,7 @@ def records_of(
         stacks=[one.stack.name for one in populations],
         limits_sha256=limits_sha256(change.base),
         figures=_figures(case.name, dtypes, populations),
-        alarms=rates(populations, dtypes, BASE_FACTOR).alarms,
+        alarms=rates(populations, dtypes, base=True).alarms,
         old=given(case.limits),
     )
     return own, base

@@ -39,8 +39,9 @@ def known_good(case: GoldenCase, kind: Kind, dtype: str) -> Known | None:
         return None
     by_case = pooled(populations, kind, dtype)
     every = [one for found in by_case.values() for one in found]
-    by = BASE_FACTOR if basis == BASE else factor([ratio for one in every for ratio in one.ratios()])
-    runs, prompts = alarms(every, BASE_FACTOR if basis == BASE else None)
+    chosen = base_factor(populations, kind, dtype) if basis == BASE else None
+    by = chosen or factor([ratio for one in every for ratio in one.ratios()])
+    runs, prompts = alarms(every, chosen)
     own = [score for one in by_case.get(case.name, []) for score in one.scores(by)]
     scores = [score for one in every for score in one.scores(by)]
     note = f"base limits, {case.stack} was not calibrated in {dtype}" if basis == BASE else ""
@@ -65,3 +66,12 @@ def pooled(populations: Sequence[Population], kind: Kind, dtype: str) -> dict[st
             if dtype in by_dtype:
                 found.setdefault(case, []).append(Spread(by_dtype[dtype].prompt, by_dtype[dtype].good.of(kind)))
     return found
+
+
+def base_factor(populations: Sequence[Population], kind: Kind, dtype: str) -> float:
+    """By what the base exceeds the reach of runs: BASE_FACTOR, or what a stack has measured if that is more."""
+    measured = []
+    for population in populations:
+        ratios = [ratio for own in pooled([population], kind, dtype).values() for one in own for ratio in one.ratios()]
+        measured += [factor(ratios)] if ratios else []
+    return max(BASE_FACTOR, *measured) if measured else BASE_FACTOR

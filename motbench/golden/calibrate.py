@@ -36,7 +36,7 @@ def calibrate(
     case: typing.Annotated[list[str] | None, Opt(metavar="NAME", help="only this case; may be repeated")] = None,
     device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
     dtype: typing.Annotated[list[str], Opt(help="may be repeated; all three unless given")] = DTYPES,
-    runs: typing.Annotated[int, Opt(min=2, help="known-good runs of each case in each dtype")] = 40,
+    runs: typing.Annotated[int, Opt(min=6, help="known-good runs of each case in each dtype")] = 40,
     json: typing.Annotated[Path | None, Opt(metavar="FILE", help="write the figures, case by case")] = None,
     figures: typing.Annotated[
         list[Path] | None, Opt(metavar="FILE", help="figures that --json wrote elsewhere, instead of measuring here")
@@ -67,7 +67,7 @@ def calibrate(
     dtypes = [name for name in DTYPES if any(name in new.cases.get(one.name, {}) for one in cases)]
     stored = calibrate_files.stored(root)
     same = next((one for one in stored if one.stack == new.stack), None)
-    whole = calibrate_files.joined_with_stored(root, new)
+    whole = calibrate_propose.current(calibrate_files.joined_with_stored(root, new), read_cases(root))
     others = [one for one in stored if one.stack != new.stack]
     changes = calibrate_propose.propose(cases, whole, others, dtypes)
     _show(changes, calibrate_propose.rates([whole], dtypes), calibrate_propose.factors(whole, dtypes))

@@ -141,6 +141,26 @@ def test_the_base_is_wider_than_any_stack(calibrated: Set) -> None:
     assert base["latent_relative_l2"] > here["latent_relative_l2"]
 
 
+def test_figures_of_what_is_not_asked_any_more_are_left_out(own: Path, calibrated: Set) -> None:
+    change(own / "cat", steps=3)
+    assert list(calibrate_propose.current(calibrated.population, read_cases(own)).cases) == ["dog"]
+
+
+def test_the_base_is_no_nearer_than_a_stack_whose_runs_scatter(own: Path, calibrated: Set) -> None:
+    cat = calibrated.population.cases["cat"]["float32"]
+    far = {**cat.good.parity, "latent_relative_l2": [1e-6, 1e-6, 5e-6]}
+    scattered = dataclasses.replace(cat, good=dataclasses.replace(cat.good, parity=far))
+    set_limits(
+        own,
+        dataclasses.replace(
+            calibrated.population, cases={**calibrated.population.cases, "cat": {"float32": scattered}}
+        ),
+    )
+    case = read_case(own / "cat")
+    base, here = (one.limits_of("parity", "float32") or {} for one in (case, case.on(HERE)))
+    assert base["latent_relative_l2"] == here["latent_relative_l2"] == 2.5e-5
+
+
 def test_a_second_stack_widens_the_base_and_leaves_the_first(own: Path, calibrated: Set) -> None:
     first = read_case(own / "cat").on(HERE).limits_of("parity", "float32")
     far = json.loads(json.dumps(dataclasses.asdict(calibrated.population.cases["cat"]["float32"])))

@@ -57,7 +57,7 @@ def test_the_life_of_a_golden(clone: Path) -> None:
     done = golden(clone, "accept", "small", "other", "--reason", "the first ones")
     assert (done.returncode, "were set by hand" in done.stdout) == (1, True)
 
-    done = golden(clone, "calibrate", "--runs", "3", "--dtype", "float32", "--reason", "the first ones")
+    done = golden(clone, "calibrate", "--runs", "6", "--dtype", "float32", "--reason", "the first ones")
     assert (done.returncode, "set by Ada <ada@example.org>" in done.stdout) == (0, True), done.stderr
     commit(clone, "measured limits")
     done = golden(clone, "accept", "small", "other", "--reason", "the first ones")
