@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +26,9 @@ from benchmarks.harness.records import (
 )
 
 T = TypeVar("T")
+
+TONIGHT = timedelta(hours=36)
+"""Two machines that begin within this of each other share a night."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,29 @@ def run_folders(results: Path) -> list[Path]:
     if not runs.is_dir():
         return []
     return sorted((path for path in runs.iterdir() if path.is_dir() and path.name[0] != "."), reverse=True)
+
+
+def tonight(folders: list[Path]) -> list[Path]:
+    """The newest run of each machine, of those begun within TONIGHT before the newest of all; newest first.
+
+    `folders` is newest first. A run that cannot be read has no machine: it counts only if it is the newest of all.
+    """
+    found: dict[tuple[str, int, str | None], Path] = {}
+    newest: datetime | None = None
+    for folder in folders:
+        try:
+            run = read_json(folder / "run.json", Run)
+            started = datetime.fromisoformat(run.started)
+        except (ValueError, OSError):
+            if not found:
+                return [folder]
+            continue
+        newest = newest or started
+        if newest - started > TONIGHT:
+            break
+        environment = run.provenance.environment
+        found.setdefault((environment.cpu, environment.cores, environment.gpu), folder)
+    return list(found.values())
 
 
 def load(folder: Path) -> Night:

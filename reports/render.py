@@ -9,9 +9,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks.harness.records import EXIT_CODES, write_atomic
+from benchmarks.harness.records import EXIT_CODES, Status, write_atomic
 from reports import dashboard, gallery, numerics, page, selftest, speed, speed_page, timing, verdict, words
-from reports.item import AREAS, worst
+from reports.item import AREAS, SEVERITY, worst
 from reports.night import Night
 from reports.plots import Shelf
 from reports.since import Judged, look
@@ -37,15 +37,20 @@ ANCHORS = {
 
 @dataclass(frozen=True)
 class Past:
-    """One line of the history. link is relative to the site's root; `why` says why a run cannot be shown."""
+    """One line of the history. link is relative to the site's root; `why` says why a run cannot be shown.
+
+    tonight  the newest run of its machine, and not long before the newest of all
+    """
 
     run_id: str
     commit: str
     started: str
-    status: str
+    machine: str
+    status: Status
     sentence: str
     link: str
     why: str
+    tonight: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,12 +97,16 @@ def run(site: Site, path: Path, night: Night, judged: Verdict) -> None:
         "about_pictures": gallery.about(night.golden),
         "cards": cards,
     }
+    told = _headline(judged, None if brief else site.trend)
     tonight = Judged(judged.run_id, night.run.provenance.commit if night.run else "", judged)
     changes = dashboard.changes(site.trend) if site.trend and not root else []
     shown = {
         "looked": look(tonight, site.earlier(judged.run_id), cards, changes),
         "standing": [change for change in changes if change.event.standing],
         "history": site.history,
+        "machines": [past for past in site.history if past.tonight] if not brief else [],
+        "told": told,
+        "page_status": told[0],
     }
     _write(site, path, "page.html", common | _of_the_night(site, night, judged, brief) | shown)
     golden = {
@@ -109,6 +118,14 @@ def run(site: Site, path: Path, night: Night, judged: Verdict) -> None:
         "detection": selftest.table(night.selftest),
     }
     _write(site, pictures, "golden.html", common | golden)
+
+
+def _headline(judged: Verdict, found: Trend | None) -> tuple[Status, str]:
+    """One status and one sentence: those of the run, or of the trend where that is worse; no trend is no finding."""
+    if found is None or found.status == "not-measured":
+        return judged.status, judged.sentence
+    worse = SEVERITY.index(found.status) > SEVERITY.index(judged.status)
+    return (found.status, found.sentence) if worse else (judged.status, judged.sentence)
 
 
 def trends(site: Site) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.harness.records import Run, SchemaError, read_json, write_atomic
-from reports import dashboard, render, verdict
-from reports.night import Night, load, run_folders
+from reports import dashboard, night, render, verdict
+from reports.night import Night, run_folders
 from reports.plots import Shelf
 from reports.render import Past, Site
 from reports.since import Judged
@@ -40,37 +41,42 @@ def build(results: Path, out: Path) -> Path:
 
 def _write(results: Path, new: Path, shelf: Shelf) -> None:
     folders = run_folders(results)
-    night = load(folders[0]) if folders else Night(results / "runs", None, None, [], [], [], [], [], [], [])
-    known: list[Judged] = []
-    history = []
-    for age, folder in enumerate(folders):
-        past, one = _past(folder, results, age)
-        history.append(past)
-        if one is not None:
-            known.append(one)
+    first = verdict.latest(results)
+    links = _links(folders, first.run_id)
+    read = [_past(folder, results, links.get(folder.name, "")) for folder in folders]
+    known = [one for _, one in read if one is not None]
+    tonight = {folder.name for folder in night.tonight(folders)}
     found, why = dashboard.read(results)
+    history = [replace(past, tonight=past.run_id in tonight) for past, _ in read]
     site = Site(new, results, shelf, history, known, found, why)
     write_atomic(new / MARKER, b"written by motbench report; safe to delete\n")
     render.static(site)
-    render.run(site, new / "index.html", night, verdict.latest(results))
+    nothing = Night(results / "runs", None, None, [], [], [], [], [], [], [])
+    shown = night.load(results / "runs" / first.run_id) if folders else nothing
+    render.run(site, new / "index.html", shown, first)
     render.trends(site)
-    render.speed_pages(site, night)
-    verdicts = {one.run_id: one.verdict for one in known}
-    for folder, past in list(zip(folders, history, strict=True))[1 : PAGES + 1]:
-        if not past.why:
-            render.run(site, new / past.link, load(folder), verdicts[folder.name])
+    render.speed_pages(site, shown)
+    for one in known:
+        if links.get(one.run_id, "").startswith("runs/"):
+            render.run(site, new / links[one.run_id], night.load(results / "runs" / one.run_id), one.verdict)
 
 
-def _past(folder: Path, results: Path, age: int) -> tuple[Past, Judged | None]:
-    link = "index.html" if age == 0 else f"runs/{folder.name}.html" if age <= PAGES else ""
+def _links(folders: list[Path], first: str) -> dict[str, str]:
+    """Run id -> its page: the first screen for one run, pages of their own for the newest others."""
+    others = [folder.name for folder in folders if folder.name != first][:PAGES]
+    return {first: "index.html"} | {name: f"runs/{name}.html" for name in others}
+
+
+def _past(folder: Path, results: Path, link: str) -> tuple[Past, Judged | None]:
     try:
         judged = verdict.of(folder, results)
         run = read_json(folder / "run.json", Run)
     except SchemaError as error:
-        return Past(folder.name, "", "", "not-measured", "", "", str(error)), None
+        return Past(folder.name, "", "", "", "not-measured", "", "", str(error)), None
     except (ValueError, OSError):
-        past = Past(folder.name, "", "", judged.status, judged.sentence, link, "")
+        past = Past(folder.name, "", "", "", judged.status, judged.sentence, link, "")
         return past, Judged(folder.name, "", judged)
-    commit = run.provenance.commit
-    past = Past(folder.name, commit, run.started, judged.status, judged.sentence, link, "")
+    commit, environment = run.provenance.commit, run.provenance.environment
+    machine = environment.gpu or environment.cpu
+    past = Past(folder.name, commit, run.started, machine, judged.status, judged.sentence, link, "")
     return past, Judged(folder.name, commit, judged)

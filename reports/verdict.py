@@ -12,8 +12,8 @@ from pathlib import Path
 
 from benchmarks.harness.records import EXIT_CODES, SCHEMA, SchemaError, Status, read_json
 from reports import numerics, speed
-from reports.item import AREAS, Area, Item, worst
-from reports.night import load, run_folders
+from reports.item import AREAS, SEVERITY, Area, Item, worst
+from reports.night import load, run_folders, tonight
 from reports.timing import Comparison
 
 NOUNS: dict[Area, tuple[str, str]] = {
@@ -68,12 +68,15 @@ def judge(run_folder: Path, results: Path) -> Verdict:
 
 
 def latest(results: Path) -> Verdict:
-    """The verdict of the newest run: the stored one if it can be read, else judged now."""
-    folders = run_folders(results)
-    if not folders:
+    """Tonight's verdict: of the newest run of each machine, the worst; of equals the newest.
+
+    Each is the stored one if it can be read, else judged now. Raises SchemaError.
+    """
+    found = [of(folder, results) for folder in tonight(run_folders(results))]
+    if not found:
         item = Item("environment", "not-measured", "runs", f"{results / 'runs'} holds no run", "", "motbench nightly")
         return Verdict("", "not-measured", "Not measured: there is no run yet.", [item])
-    return of(folders[0], results)
+    return max(found, key=lambda one: SEVERITY.index(one.status))
 
 
 def of(run_folder: Path, results: Path) -> Verdict:

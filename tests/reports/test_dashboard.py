@@ -226,3 +226,50 @@ def test_an_op_whose_floor_is_unknown_reaches_no_share_of_it(results: Results) -
     (one,), _ = speed_page.kernels(results.path)
     assert (one.rows[0].floor, one.rows[0].shares) == (None, {})
     assert "0 s" not in section(read(results, "speed.html")[0], "kernels")
+
+
+OTHER = replace(GPU, gpu="NVIDIA A100")
+
+
+def test_the_first_page_is_of_the_machine_that_is_worst_off(results: Results) -> None:
+    folder = broken(results, 1, A)
+    results.night(1, B, OTHER)
+    text, _ = read(results)
+    assert f"{folder.name} · motbench</title>" in text
+    assert '<body class="regressed">' in text
+    assert f'<a href="runs/20261101T020000Z-{B[:8]}.html">NVIDIA A100</a>' in text
+
+
+def test_of_equals_the_newest_stands_first(results: Results) -> None:
+    results.night(1, A, GPU)
+    newest = results.night(2, B, OTHER)
+    assert verdict.latest(results.path).run_id == newest.name
+
+
+def test_a_machine_of_another_week_does_not_stand_first(results: Results) -> None:
+    broken(results, 1, A)
+    newest = results.night(9, B, OTHER)
+    assert verdict.latest(results.path).run_id == newest.name
+
+
+def test_a_later_run_of_the_same_machine_replaces_a_broken_one(results: Results) -> None:
+    broken(results, 1, A)
+    newest = results.night(2, C, GPU)
+    assert verdict.latest(results.path).run_id == newest.name
+
+
+def test_a_trend_that_is_worse_than_the_run_gives_the_colour(results: Results) -> None:
+    results.night(1, A, GPU)
+    write_json(results.path / "trend.json", history.judged(40, 40))
+    text, _ = read(results)
+    assert '<body class="regressed">' in text
+    assert "(&#39;qkv&#39;, &#39;fused&#39;, &#39;4098&#39;, &#39;cold&#39;) is slower by +" in text
+    assert "Tonight's run: The fused and the reference implementation agree" in text
+
+
+def test_a_run_that_is_worse_than_the_trend_keeps_its_own_sentence(results: Results) -> None:
+    broken(results, 1, A)
+    write_json(results.path / "trend.json", history.judged(8, 4))
+    text, _ = read(results)
+    assert '<body class="regressed">' in text
+    assert "Tonight" not in text.partition("</header>")[0].replace("tonight", "")
