@@ -31,7 +31,8 @@ class Probe:
 
     `probe.at(step=3, layer=0)("qkv", tensor)` calls `sink(Site(phase, "qkv", branch, 3, 0), tensor)`.
 
-    inside  whether the sink wants what lies inside a denoising pass; without that, passes are as fast as unseen
+    inside  whether the sink wants what lies inside a denoising pass, not just x, t and velocities; without that, passes
+            are as fast as unseen
     """
 
     sink: Callable[[Site, Tensor], None] | None = None

@@ -70,8 +70,8 @@ class Workspace:
     ) -> list[Tensor]:
         """The velocity [tokens, latent width] of each of these passes, not to be changed by later calls.
 
-        given: per picture, its time [] and its latent [tokens, latent width]. probes: one per pass; who looks is shown
-        everything, and nothing is captured for that.
+        given: per picture, its time [] and its latent [tokens, latent width]. probes: one per pass, which sees its
+        velocity; for one that looks inside, nothing is captured.
         """
         for picture, (t, x) in given.items():
             self.t[picture].fill_(float(t))  # as a number: a copy from the host would wait for the device
@@ -82,7 +82,10 @@ class Workspace:
             out = self._forward(one.plan, watch)
         else:
             out = one.captured(lambda: self._forward(one.plan, watch))
-        return list(torch.split(out, [self.batch.tokens(i) for i in passes]))
+        velocities = list(torch.split(out, [self.batch.tokens(i) for i in passes]))
+        if probes:
+            watch.each("velocity", velocities)
+        return velocities
 
     def _set(self, passes: tuple[int, ...]) -> "_Set":
         plan = Plan.of(self.model.transformer, self.batch, passes)
@@ -104,10 +107,7 @@ class Workspace:
         out: Tensor = model.latents.llm2vae(normed)
         watch("llm2vae", out)
         out = out[: rows.block.own.route.n_image]
-        out = out if share is None else share.join_image(out)
-        if watch.looking:
-            watch.each("velocity", torch.split(out, [batch.tokens(i) for i in plan.passes]))
-        return out
+        return out if share is None else share.join_image(out)
 
     def _layers(self, x: Tensor, plan: Plan, watch: Watch) -> tuple[Tensor, Plan]:
         """Through all layers: the rows that are left at the end, and what they are.

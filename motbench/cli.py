@@ -19,6 +19,7 @@ from motbench.notify import notify
 from motbench.notify import notify
 from motbench.ops import ops
 from motbench.parity import parity
+from motbench.picture_time import picture_time
 from motbench.report import report
 from motbench.roofline import roofline
 from motbench.serve import serve
@@ -57,6 +58,7 @@ app.command("understand")(understand)
 app.command("report")(report)
 app.command("roofline")(roofline)
 app.command("step-time")(step_time)
+app.command("picture-time")(picture_time)
 app.command("synthesize")(synthesize)
 app.command("tune")(tune)
 app.command("serve")(serve)

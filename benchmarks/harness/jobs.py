@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable
 
 from benchmarks.harness.environment import repository_root
-from benchmarks.harness.impls import REFERENCE, load_impl
+from benchmarks.harness.impls import FUSED, REFERENCE, load_impl
 from benchmarks.harness.subject import place
 
 if typing.TYPE_CHECKING:
@@ -84,7 +84,10 @@ def prove(task: str, impl: str) -> None:
 
 @functools.cache
 def _pipeline(impl: str, dtype: torch.dtype) -> BagelPipeline:
-    return _load(load_impl(impl), dtype)
+    pipeline = _load(load_impl(impl), dtype)
+    # As it is used: with CUDA graphs, at commits that have them, of implementations that are known to be fit for them.
+    graphed = impl in (FUSED, REFERENCE) and hasattr(pipeline, "with_graphs")
+    return pipeline.with_graphs(2) if graphed else pipeline
 
 
 def _load(ops: MoTOps, dtype: torch.dtype) -> BagelPipeline:

@@ -33,6 +33,8 @@ from benchmarks.harness.synthetic import Draw
 from reference_impl.contract import MoTOps
 from reference_impl.tolerance import FACTOR, truth, truth_dtype
 
+P = typing.ParamSpec("P")
+
 SIZES = {1026: Grid(32, 32), 4098: Grid(64, 64)}
 """Rows of a step, and the picture's tokens: 512 x 512 and 1024 x 1024 pixels, and the two markers."""
 
@@ -200,7 +202,7 @@ def measure(model: Bagel, sizes: Sequence[int], rounds: int, ways: Sequence[str]
         point.kernels, point.span, point.busy = profiled(fused)
         point.samples = interleaved(calls, 3)
         yield point
-        calls[EAGER] = _flash(step.baseline("gather", compiled=False))
+        calls[EAGER] = flashed(step.baseline("gather", compiled=False))
         for name in ways:
             try:
                 calls[name] = _captured(step.baseline(COMPILED[name], compiled=True))
@@ -243,15 +245,15 @@ class _Replays:
     replay: Callable[[], Tensor]
 
 
-def _flash(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+def flashed(call: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """With FlashAttention, which the public code uses."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    def flashed() -> Tensor:
+    def calling(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            return call()
+            return call(*args, **kwargs)
 
-    return flashed
+    return calling
 
 
 def _captured(call: Callable[[], Tensor]) -> Callable[[], Tensor]:

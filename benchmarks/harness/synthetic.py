@@ -42,7 +42,7 @@ def config_of(shape: Shape, layers: int, vocab: int, eye: VisionConfig, autoenco
 BAGEL_7B = config_of(BAGEL, 28, 152_064, VisionConfig(1152, 4304, 26, 16, 14), AutoencoderConfig())
 """BAGEL-7B-MoT. Source: its llm_config.json, vit_config.json and upstream's `load_ae`."""
 
-_EYE, _AUTOENCODER = VisionConfig(64, 128, 2, 4, 14), AutoencoderConfig(width=32, width_factors=(1, 1, 1, 1))
+_EYE, _AUTOENCODER = VisionConfig(64, 128, 2, 4, 14), AutoencoderConfig(width=32, width_factors=(1, 1, 1, 1), blocks=1)
 TWIN = config_of(SMALL, 2, 1024, _EYE, _AUTOENCODER)
 """A twin that a CPU runs in milliseconds."""
 

@@ -203,6 +203,16 @@ def test_who_looks_sees_the_markers_to_the_end_and_changes_nothing(wide: BagelPi
     assert rows == {"main": 3, "no_text": 3, "no_image": 3}
 
 
+def test_who_does_not_look_inside_sees_velocities_and_changes_no_bit(narrow: BagelPipeline) -> None:
+    seen: set[str] = set()
+    request = replace(REQUESTS["no prompt"], steps=2)
+    watched = narrow.generate(
+        request, Probe(lambda site, _: seen.add(site.op) if site.phase == "denoise" else None, inside=False)
+    )
+    assert torch.equal(watched.v_t, narrow.generate(request).v_t)
+    assert seen == {"x", "t", "velocity"}
+
+
 def test_equal_shapes_share_buffers_and_others_do_not(narrow: BagelPipeline) -> None:
     graphs, behind = Graphs(2), contexts(narrow.model)
     first = graphs.workspace(narrow.model, Batch.of(GRIDS, behind))
