@@ -13,9 +13,7 @@ from motbench.gate import gate
 from motbench.generate import generate
 from motbench.golden import golden
 from motbench.merge import merge
-from motbench.merge import merge
 from motbench.nightly import nightly
-from motbench.notify import notify
 from motbench.notify import notify
 from motbench.ops import ops
 from motbench.parity import parity
@@ -44,8 +42,6 @@ app.command("compare")(compare)
 app.command("gate")(gate)
 app.command("trend")(trend)
 app.command("bisect")(bisect)
-app.command("merge")(merge)
-app.command("notify")(notify)
 app.command("merge")(merge)
 app.command("notify")(notify)
 app.command("doctor")(doctor)
