@@ -43,6 +43,8 @@ def tune(
     precision = _precision(dtype)
     if minutes is not None and minutes <= 0:
         raise ValueError(f"minutes is {minutes} but must be positive; leave --minutes out for no limit")
+    if device == "cpu" and precision == "bfloat16" and not compile_only:
+        raise ValueError(f"dtype {dtype} on a CPU: Triton's interpreter computes it wrongly; use fp16 there, or a GPU")
     if compile_only:
         os.environ.pop("TRITON_INTERPRET", None)
         found, torch_dtype = _points(model, ops, shapes, tp), _torch_dtype(precision)

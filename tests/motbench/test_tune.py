@@ -103,6 +103,7 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     ("change", "message"),
     [
         pytest.param({"dtype": "fp8"}, "dtype 'fp8' has no tuned tiles; use bf16 or fp16", id="dtype"),
+        pytest.param({"dtype": "bf16"}, "dtype bf16 on a CPU: .* use fp16 there, or a GPU", id="bf16-on-a-cpu"),
         pytest.param({"model": "nowhere"}, "nowhere is not a folder", id="model"),
         pytest.param({"ops": "q"}, "layer q is unknown; use one of qkv, o, gate_up, down", id="ops"),
         pytest.param({"shapes": "0"}, "shape '0' must be ROWS", id="shapes"),
