@@ -43,14 +43,15 @@ def full(cases: Sequence[GoldenCase], faults: Sequence[Fault], draws: int, good_
 
 
 def reduced(cases: Sequence[GoldenCase], faults: Sequence[Fault], draws: int, good_draws: int) -> list[Task]:
-    """Every fault on the cheapest case that can have it, and some good runs of those cases."""
+    """Every fault on the cheapest case that can have it, and some good runs of the first of those cases."""
     chosen: dict[str, list[str]] = {}
     for fault in faults:
         case = next((case for case in sorted(cases, key=cost) if fault.fits(case)), None)
         if case is not None:
             chosen.setdefault(case.name, []).append(fault.name)
     first = next(iter(chosen), "")
-    return [Task(name, 0, tuple(own), draws, good_draws, name == first) for name, own in chosen.items()]
+    good = {first: good_draws}
+    return [Task(name, 0, tuple(own), draws, good.get(name, 0), name == first) for name, own in chosen.items()]
 
 
 def cost(case: GoldenCase) -> tuple[int, str]:
