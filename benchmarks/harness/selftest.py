@@ -8,6 +8,7 @@ of its case.json. Good runs are also made of other prompts and seeds than the ca
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -98,7 +99,7 @@ class Easel:
 
 @dataclass(frozen=True)
 class Stand:
-    """One case, made ready to judge many runs: the truth and the limits of its trace, and what its pictures should be.
+    """One case, made ready to judge many runs.
 
     exact  in float32, for the trace and the picture; own: in the plan's dtype
     """
@@ -106,34 +107,35 @@ class Stand:
     plan: Plan
     case: GoldenCase
     bench: Bench
-    truth: Run
-    known: Known
     exact: Easel
     own: Easel
 
     @classmethod
     def of(cls, case: GoldenCase, plan: Plan) -> Stand:
-        """The case is judged as it is on this machine's stack.
-
-        Raises OSError or ValueError for a case that cannot be read, or of which the reference makes no picture.
-        """
+        """The case is judged as it is on this machine's stack. Raises OSError or ValueError if it cannot be read."""
         bench = Bench(case, plan.device, torch.float32)
-        truth = bench.run(bench.load(torch.float64), lambda: reference_impl.OPS, None, WANTED)
-        plain = bench.load(torch.float32)
-        known = known_good(bench, plain, truth, WANTED, TRACE_RUNS)
-        if truth.error or known.error:
-            raise ValueError(f"{case.name}: the reference itself makes no picture: {truth.error or known.error}")
-        exact = Easel.of(plain, case, plan.ops, "float32")
+        exact = Easel.of(bench.load(torch.float32), case, plan.ops, "float32")
         if plan.dtype == torch.float32:
-            return cls(plan, case, bench, truth, known, exact, exact)
-        own = Easel.of(bench.load(plan.dtype), case, plan.ops, plan.dtype_name)
-        return cls(plan, case, bench, truth, known, exact, own)
+            return cls(plan, case, bench, exact, exact)
+        return cls(plan, case, bench, exact, Easel.of(bench.load(plan.dtype), case, plan.ops, plan.dtype_name))
+
+    @functools.cached_property
+    def ruler(self) -> tuple[Run, Known]:
+        """The truth of the trace, and what known-good runs allow: a dozen runs, and only a trace needs them.
+
+        Raises ValueError if the reference itself makes no picture.
+        """
+        truth = self.bench.run(self.bench.load(torch.float64), lambda: reference_impl.OPS, None, WANTED)
+        known = known_good(self.bench, self.bench.load(torch.float32), truth, WANTED, TRACE_RUNS)
+        if truth.error or known.error:
+            raise ValueError(f"{self.case.name}: the reference itself makes no picture: {truth.error or known.error}")
+        return truth, known
 
     def traced(self, pipeline: BagelPipeline, ops: Callable[[], MoTOps]) -> tuple[bool, Made]:
         """Whether any tensor or update is over its limit, or there is no picture; and the picture, running freely."""
-        run = self.bench.run(pipeline, ops, self.truth.free.x_t if self.truth.free else None, WANTED)
-        sites = self.known.judged(site_distances(self.truth, run))
-        updates = self.known.limited(step_figures(self.case, self.truth, run))
+        truth, known = self.ruler
+        run = self.bench.run(pipeline, ops, truth.free.x_t if truth.free else None, WANTED)
+        sites, updates = known.judged(site_distances(truth, run)), known.limited(step_figures(self.case, truth, run))
         seen = bool(run.error) or not (all(site.ok for site in sites) and all(update.ok for update in updates))
         return seen, Made(error=run.error) if run.free is None else goldens.made_of(run.free)
 
