@@ -11,6 +11,7 @@ import pytest
 from benchmarks.harness.records import Golden, SchemaError, Series, Stages, read_lines, write_json
 from reports import dashboard, joint, speed_page, verdict, words
 from reports.gallery import cards
+from reports.history import Point
 from reports.item import Item
 from reports.night import load
 from reports.since import Judged, look, since
@@ -69,12 +70,10 @@ def test_the_step_is_an_event_with_its_commit(trends: dict[str, Any]) -> None:
 
 
 def test_a_band_is_students_interval_with_pooled_noise() -> None:
-    found = history.made(8, 1, processes=4, noise=0.01)
-    (drawn,) = [replace(one, points=one.points[:4]) for one in found.lines]
-    bands = dashboard._bands(drawn.points)
-    # 12 degrees of freedom: t = 2.179; noise of 1 % over sqrt(4).
-    assert bands == [bands[0]] * 4
-    assert bands[0] / 1e4 == pytest.approx(2.179 * 0.01 / 2, rel=0.5)
+    processes = [math.exp(0.01), math.exp(-0.01)]
+    points = [Point(commit, "run", "f", 1, processes) for commit in (A, B)]
+    # Two degrees of freedom, t = 4.3027; the deviation is 0.01 * sqrt(2), of which a mean of two has 0.01.
+    assert dashboard._bands(points) == [round(1e4 * math.expm1(4.3027 * 0.01))] * 2
 
 
 def test_one_process_each_has_no_band() -> None:
