@@ -74,8 +74,8 @@ def test_a_second_dtype_stands_beside_the_first(folder):
 
 def test_a_point_that_is_tuned_again_is_replaced(folder):
     write_table(folder, RUN, [result(choices=[dataclasses.replace(ANY, tile=RULE)])])
-    tiles = {entry["rows"]: Tile(**entry["tile"]) for entry in content(folder)["entries"]}
-    assert tiles == {"sorted": SORTED.tile, "any": RULE}
+    tiles = [(entry["rows"], Tile(**entry["tile"])) for entry in content(folder)["entries"]]
+    assert tiles == [("sorted", SORTED.tile), ("any", RULE)]
 
 
 def test_a_handwritten_file_is_kept_and_added_to(tmp_path):
