@@ -18,9 +18,9 @@ from benchmarks.harness.fault import Fault, Place, Setting
 from benchmarks.harness.faults import FAULTS
 from benchmarks.harness.golden_case import GoldenCase, checkpoint_sha256
 from benchmarks.harness.golden_limits import KINDS, Kind, distance, judged_metrics
-from benchmarks.harness.goldens import Made
+from benchmarks.harness.goldens import Made, Plan
 from benchmarks.harness.images import RGB
-from benchmarks.harness.impls import said
+from benchmarks.harness.impls import REFERENCE, said
 from benchmarks.harness.known_good import Variant, variants
 from reference_impl.contract import MoTOps
 
@@ -92,7 +92,7 @@ def measure(task: Task) -> Figures:
     OSError or ValueError for a case that cannot be read or made.
     """
     case, make = task.case, Maker(task.case, task.device)
-    reference = make(reference_impl.OPS, task.dtype)
+    reference = as_judged(make, task.dtype)
     approved = goldens.approved(case)
     holds = approved.picture is not None and not approved.error and not task.anew
     golden = approved.picture if approved.picture is not None and holds else candidate(make)
@@ -116,12 +116,23 @@ def measure(task: Task) -> Figures:
     )
 
 
+def as_judged(make: Maker, dtype: torch.dtype) -> Made:
+    """The reference's picture as a check and an approval make it."""
+    return _painter(make.device, dtype)(make.case)
+
+
+@functools.lru_cache(maxsize=4)
+def _painter(device: torch.device, dtype: torch.dtype) -> goldens.Painter:
+    ops = reference_impl.OPS
+    return goldens.painter(ops, Plan(REFERENCE, ops, ops, device, dtype))
+
+
 def candidate(make: Maker) -> RGB:
     """The picture that would become the golden: the reference's in the case's own dtype. Raises ValueError."""
-    picture = make(reference_impl.OPS, getattr(torch, make.case.request.dtype)).picture
-    if picture is None:
-        raise ValueError(f"{make.case.name}: the reference makes no picture on {make.device.type}")
-    return picture
+    made = as_judged(make, getattr(torch, make.case.request.dtype))
+    if made.picture is None:
+        raise ValueError(f"{make.case.name}: the reference makes no picture on {make.device.type}: {made.error}")
+    return made.picture
 
 
 def _varied(make: Maker, variant: Variant, dtype: torch.dtype) -> Made:
