@@ -50,7 +50,9 @@ class Metric:
 
     @property
     def share(self) -> str:
-        """`used` as text."""
+        """`used` as text: 42%, or how many times its limit."""
+        if self.used == math.inf:
+            return "none allowed"
         return "" if self.used is None else percent(self.used) if self.used < 10 else f"×{self.used:.3g}"
 
 
@@ -92,6 +94,13 @@ class Judgement:
         """The metric that uses most of its limit."""
         limited = [metric for metric in self.metrics if metric.used is not None]
         return max(limited, key=lambda metric: metric.used or 0.0, default=None)
+
+    @property
+    def used(self) -> str:
+        """`42% of absmax`, of the metric that uses most of its limit; empty without one."""
+        if (metric := self.nearest) is None:
+            return ""
+        return f"{metric.name} must be 0" if metric.used == math.inf else f"{metric.share} of {metric.name}"
 
     @property
     def pixelated(self) -> bool:

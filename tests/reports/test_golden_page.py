@@ -100,6 +100,15 @@ def test_the_share_of_a_limit(name: str, value: float, limit: float, used: float
     assert gallery.metrics(record)[0].used == pytest.approx(used, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("value", "limit", "told"),
+    [(2.0, 8.0, "25% of absmax"), (200.0, 8.0, "×25 of absmax"), (1.0, 0.0, "absmax must be 0")],
+)
+def test_how_much_of_its_limits_a_picture_uses_is_said(results: Results, value: float, limit: float, told: str) -> None:
+    change_golden(results.night(1), results, metrics={"absmax": value}, limits={"absmax": limit})
+    assert told in read(results, "golden.html")[0]
+
+
 def test_a_metric_without_a_number_has_no_share() -> None:
     record = replace(golden("c", "", "fused", "golden", {}), metrics={}, limits={"ssim": 0.9})
     assert gallery.metrics(record)[0].used is None
