@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from benchmarks.harness import environment, images
 from benchmarks.harness.calibrate_files import Figures, Population
 from benchmarks.harness.calibrate_limits import Spread, alarms, factor, limits, rate, seen
-from benchmarks.harness.golden_approval import LimitsRecord, Overlay, given, limits_sha256
+from benchmarks.harness.golden_approval import AllLimits, LimitsRecord, Overlay, given, limits_sha256
 from benchmarks.harness.golden_case import GoldenCase, checkpoint_sha256
 from benchmarks.harness.golden_known import base_factor, figures_of, pooled
 from benchmarks.harness.golden_limits import KINDS, Kind, Limits
@@ -98,8 +98,8 @@ def propose(
     changes = []
     for case in cases:
         old = case.overlays.get(population.stack.name)
-        overlay = {kind: dict(old.limits.get(kind, {})) if old else {} for kind in KINDS}
-        base = {kind: dict(case.limits[kind]) for kind in KINDS}
+        overlay = _still_valid(case.on(population.stack), old.limits if old else {})
+        base = _still_valid(case, case.limits)
         before, after, lost, pictures = {}, {}, [], set()
         for dtype in dtypes:
             figures = fitting(case, population, dtype)
@@ -124,6 +124,14 @@ def propose(
             lost += [name for name, a, b in zip(figures.faults.names, was, now, strict=True) if a and not b]
         changes.append(Change(case, overlay, base, after, before, lost, pictures))
     return changes
+
+
+def _still_valid(case: GoldenCase, limits: AllLimits) -> dict[Kind, dict[str, Limits]]:
+    """Limits of dtypes that are not measured now, unless they were measured for another request."""
+    return {
+        kind: {dtype: one for dtype, one in limits.get(kind, {}).items() if not case.void(kind, dtype)}
+        for kind in KINDS
+    }
 
 
 def _limits(found: Mapping[str, float]) -> Limits:

@@ -141,6 +141,21 @@ def test_the_base_is_wider_than_any_stack(calibrated: Set) -> None:
     assert base["latent_relative_l2"] > here["latent_relative_l2"]
 
 
+def test_limits_of_another_request_are_not_taken_over(own: Path, calibrated: Set) -> None:
+    """Half precision was measured for two steps; float32 is measured for three."""
+    both = {name: {**one, "float16": one["float32"]} for name, one in calibrated.population.cases.items()}
+    changes = calibrate_propose.propose(
+        read_cases(own), dataclasses.replace(calibrated.population, cases=both), [], ["float16", "float32"]
+    )
+    population = dataclasses.replace(calibrated.population, cases=both)
+    calibrate_apply.apply(own, changes, [population], ADA)
+    assert read_case(own / "cat").on(HERE).limits_of("drift", "float16") is not None
+    change(own / "cat", steps=3)
+    set_limits(own, measured(own, "cat"), dataclasses.replace(ADA, reason="three steps"))
+    case = read_case(own / "cat")
+    assert [one.limits_of("drift", "float16") for one in (case, case.on(HERE))] == [None, None]
+
+
 def test_figures_of_what_is_not_asked_any_more_are_left_out(own: Path, calibrated: Set) -> None:
     change(own / "cat", steps=3)
     assert list(calibrate_propose.current(calibrated.population, read_cases(own)).cases) == ["dog"]
