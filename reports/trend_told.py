@@ -13,7 +13,7 @@ SHOWN = 20
 COLUMNS = ("what", "series", "change", "between", "suspects", "certainty", "counts")
 HEADER = (
     "change: after / before - 1, with its 95 % interval; between: the last commit without it, the first with it; "
-    "suspects: commits in between that touch the packages under test; asv: its own detector has a step there too."
+    "suspects: commits in between that touch what the series measures; asv: its own detector has a step there too."
 )
 
 

@@ -74,7 +74,7 @@ class Told:
 
         def between(before: str, after: str) -> list[Commit]:
             numbers = range(order[before] + 1, order[after] + 1)
-            return [Commit(commit(i), f"change {i}", touching(i)) for i in numbers]
+            return [Commit(commit(i), f"change {i}", ["mot_impl"] if touching(i) else []) for i in numbers]
 
         known = trend.Known(order, between, list(joints), accepted, TODAY)
         return trend.judge(history.read(self.path, order), known, "2026-11-24")
