@@ -606,10 +606,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, record: Any) -> None:
-    """Append one record as one line of JSON in a single write."""
+    """Append one record as one line of JSON in a single write; half a line that a kill left behind is closed first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(plain(record), allow_nan=False) + "\n"
-    with path.open("ab") as file:
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else f"\n{line}"
         file.write(line.encode())
 
 
