@@ -30,7 +30,7 @@ BINS = 20
 """Bars of a histogram."""
 
 SHOWN = ("expected", "actual", "difference", "flip")
-FILTERS = ("task", "impl", "dtype", "against", "status")
+FILTERS = ("task", "impl", "dtype", "device", "against", "status")
 """Fields of a record that the page can be filtered by."""
 
 

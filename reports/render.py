@@ -174,6 +174,7 @@ def _of_the_night(site: Site, night: Night, judged: Verdict, brief: bool) -> dic
         "conformance_place": page.shared_place(conformance_rows),
         "parity_rows": parity_rows,
         "parity_place": page.shared_place(parity_rows),
+        "parity_choices": page.parity_choices(night.parity),
         "parity_plot": page.parity_plot(night.parity, shelf),
         "times": times,
         "never_timed": page.never_timed(night),
