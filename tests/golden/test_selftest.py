@@ -16,7 +16,7 @@ from benchmarks.harness.faults import FAULTS, chosen
 from benchmarks.harness.golden_case import GoldenCase, read_case
 from benchmarks.harness.good_runs import held_out
 from benchmarks.harness.records import Selftest, from_dict
-from benchmarks.harness.selftest import Outcome, Stand, another, faulty, good, made
+from benchmarks.harness.selftest import Outcome, Stand, another, faulty, good, made, op_parity
 from benchmarks.harness.selftest_table import Asked, markdown, rate, record
 from tests.golden.conftest import EDIT, FACTS, approve, change, plan
 
@@ -87,6 +87,13 @@ def test_what_changes_nothing_is_seen_by_nobody(stand: Stand) -> None:
     nothing = Fault("nothing", "at all", "implementation", "fp32 trace", lambda setting, _: setting)
     outcome = faulty(stand, nothing, 0)
     assert {*outcome.tiers.values(), *outcome.metrics.values(), *outcome.gates.values()} == {False}
+
+
+def test_an_op_that_raises_is_seen(stand: Stand) -> None:
+    def refuse(*_: object) -> torch.Tensor:
+        raise RuntimeError("no such tile")
+
+    assert op_parity(stand.plan, dataclasses.replace(stand.plan.ops, name="raises", linear=refuse))
 
 
 def test_no_held_out_run_is_seen(stand: Stand) -> None:
