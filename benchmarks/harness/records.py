@@ -14,13 +14,14 @@ A run is one folder, `results/runs/<run id>/`:
     timing.jsonl       Timing, one line per benchmark process
     values.jsonl       Value, one line per benchmark process that measured something other than time
     stages.jsonl       Stages, one line per benchmark process that made whole pictures
+    ops.jsonl          Stages, likewise: seconds by op of the contract
     <step>.log         what a step printed
     verdict.json       written by reports
     pictures/          what golden.jsonl names, relative to the run folder
 
 A comparison of two commits is one folder, `results/comparisons/<id>/`: comparison.json (what was asked), timing.jsonl,
-failures.jsonl (Failure, one line per process without a number), decision.json; of a gate also run.json, parity.jsonl,
-golden.jsonl and pictures/ as above, summary.md and junit.xml.
+failures.jsonl (Failure, one line per process without a number), ops.jsonl, decision.json; of a gate also run.json,
+parity.jsonl, golden.jsonl and pictures/ as above, summary.md and junit.xml.
 
 Every file is written to a temporary name and renamed; a JSON-lines file grows by whole lines, and a line cut short by a
 kill is skipped by the reader and counted.
