@@ -7,6 +7,7 @@ way computes the branches of guidance one after the other, every update anew and
 from __future__ import annotations
 
 import dataclasses
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -112,6 +113,7 @@ def measure(model: Bagel, ops: MoTOps, tasks: Sequence[str], steps: int, rounds:
     """
     for task in tasks:
         request = request_of(task, steps)
+        gc.collect()  # the graphs of the task before
         ours = BagelPipeline(with_ops(model, ops)).with_graphs(3)
         public = Public(with_ops(model, reference_impl.OPS))
         point = PicturePoint(task, steps)
