@@ -77,6 +77,7 @@ class Event:
     ratio          after / before, with its 95 % interval; NaN for what is no ratio
     suspects       commits in between that touch what the series measures; others: how many that do not
     machine        why it is the machine's and not a commit's; empty if it is a commit's
+    tile           how the tile and its origin changed there; empty if it did not, or has none
     asv            whether asv's own detector has a step within two points of it
     standing       it still holds at the newest point, and is recent: it decides the status
     accepted       why a person lets it pass
@@ -96,6 +97,7 @@ class Event:
     suspects: list[Commit] = field(default_factory=list)
     others: int = 0
     machine: str = ""
+    tile: str = ""
     asv: bool = False
     standing: bool = False
     accepted: str = ""
@@ -264,6 +266,7 @@ def _of_step(line: Line, points: Sequence[Point], step: Step, certainty: Certain
         high=math.exp(step.shift + half),
         p=step.p,
         machine="time changed, the compiled kernels did not" if same else "",
+        tile=f"{before.tile} to {after.tile}" if before.tile != after.tile else "",
     )
     return replace(event, certainty=_compared(event, certainty, known))
 

@@ -83,6 +83,14 @@ def test_time_that_changed_while_the_kernels_did_not_is_the_machine(told) -> Non
     assert (found.status, found.events[0].machine) == ("pass", "time changed, the compiled kernels did not")
 
 
+def test_a_tile_that_changed_with_the_time_is_named(told) -> None:
+    told.nights([1e-3] * 22, tile="64x64 (tuned)")
+    told.nights([1.1e-3] * 4, first=22, tile="32x32 (heuristic)")
+    found = told.trend(26)
+    assert found.events[0].tile == "64x64 (tuned) to 32x32 (heuristic)"
+    assert "tile 64x64 (tuned) to 32x32 (heuristic)" in trend_told.terminal(found)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [("new_driver", "driver 570 to 580"), ("new_torch", "torch 2.11.0 to 2.12.0"), (None, "protocol 1 to 2")],
