@@ -85,28 +85,42 @@ def decoder_layer(ops: MoTOps, layer: MoTLayer, x: Tensor, block: Block, past: K
 
     Source: BAGEL's Qwen2MoTDecoderLayer.
     """
-    q, k, v = heads(ops, layer, x, block, probe)
+    x, q, k, v = heads(ops, layer, x, block, probe)
     seen = past.extended(*block.joined(k, v))
     probe("k", seen.k)
     probe("v", seen.v)
     mixed = ops.attention(q, seen.k, seen.v, block.causal)
-    return finished(ops, layer, x, mixed, block.route, probe), seen
+    x, added = finished(ops, layer, x, mixed, block.route, probe)
+    x = x + added
+    probe("out", x)
+    return x, seen
 
 
-def heads(ops: MoTOps, layer: MoTLayer, x: Tensor, block: Block, show: Show) -> tuple[Tensor, Tensor, Tensor]:
-    """The layer up to attention: x [M, H] -> q [M, heads, d], k and v [M, kv_heads, d], normed and rotated."""
+def heads(
+    ops: MoTOps, layer: MoTLayer, x: Tensor, block: Block, show: Show, added: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The layer up to attention: x [M, H] -> x, q [M, heads, d], k and v [M, kv_heads, d], normed and rotated.
+
+    added [M, H]: what the layer before adds to x, so that one launch adds and norms.
+    """
+    gain, eps = layer.input_gain, layer.eps
+    if added is None:
+        normed = ops.rms_norm(x, gain, block.route, eps)
+    else:
+        x, normed = ops.add_rms_norm(x, added, gain, block.route, eps)
     show("in", x)
-    normed = ops.rms_norm(x, layer.input_gain, block.route, layer.eps)
     show("input_norm", normed)
     qkv = ops.linear(normed, layer.qkv, block.route)
     show("qkv", qkv)
     q, k, v = ops.qk_norm_rotary(qkv, layer.qk_norm, block.rotary, block.route)
     show("q", q)
-    return q, k, v
+    return x, q, k, v
 
 
-def finished(ops: MoTOps, layer: MoTLayer, x: Tensor, mixed: Tensor, route: Route, show: Show) -> Tensor:
-    """The layer from attention on: x [M, H] as it came in and mixed [M, heads, d] -> [M, H]."""
+def finished(ops: MoTOps, layer: MoTLayer, x: Tensor, mixed: Tensor, route: Route, show: Show) -> tuple[Tensor, Tensor]:
+    """The layer from attention on: x [M, H] as it came in and mixed [M, heads, d] -> what attention made of x, and what
+    the MLP adds, [M, H] each: their sum is the layer's output.
+    """
     show("attention", mixed)
     projected = layer.parallel.sum(ops.linear(mixed.flatten(1), layer.o, route))
     show("o", projected)
@@ -115,6 +129,4 @@ def finished(ops: MoTOps, layer: MoTLayer, x: Tensor, mixed: Tensor, route: Rout
     show("post_norm", normed)
     gated = layer.parallel.sum(ops.gated_mlp(normed, layer.gate_up, layer.down, route))
     show("mlp", gated)
-    x = x + gated
-    show("out", x)
-    return x
+    return x, gated

@@ -101,16 +101,16 @@ class Workspace:
         x = torch.cat(images + [self._markers] * len(plan.passes))
         share = plan.block.share
         x = x if share is None else share.take(x)
-        x, rows = self._layers(x, plan, watch)
-        normed = model.transformer.final_norm(x, rows.block.own.route)
+        x, added, rows = self._layers(x, plan, watch)
+        normed = model.transformer.final_norm(x, rows.block.own.route, added)
         watch("final_norm", normed)
         out: Tensor = model.latents.llm2vae(normed)
         watch("llm2vae", out)
         out = out[: rows.block.own.route.n_image]
         return out if share is None else share.join_image(out)
 
-    def _layers(self, x: Tensor, plan: Plan, watch: Watch) -> tuple[Tensor, Plan]:
-        """Through all layers: the rows that are left at the end, and what they are.
+    def _layers(self, x: Tensor, plan: Plan, watch: Watch) -> tuple[Tensor, Tensor | None, Plan]:
+        """Through all layers: what is left of x at the end and is still to be added to it, and which rows these are.
 
         The last layer's markers are needed for their keys and values only, so that layer ends without them. But who
         looks sees them to the end; and several ranks keep them, because they must sum alike though only one may look.
@@ -119,9 +119,10 @@ class Workspace:
         early = transformer.parallel.size == 1 and not watch.looking
         watch("rope_cos", plan.block.own.rotary.cos)
         watch("rope_sin", plan.block.own.rotary.sin)
+        added: Tensor | None = None
         for i, layer in enumerate(transformer.layers):
             here = watch.at(i)
-            q, k, v = heads(transformer.ops, layer, x, plan.block.own, here)
+            x, q, k, v = heads(transformer.ops, layer, x, plan.block.own, here, added)
             k_seen, v_seen = self._keep(self.cache[i], *plan.block.joined(k, v), plan)
             if here.looking:  # copies: the next update overwrites them
                 here.each("k", [one.clone() for one in k_seen])
@@ -132,8 +133,11 @@ class Workspace:
                 x, q = x[:n], q[:n]
             each = zip([span.of(q) for span in plan.spans], k_seen, v_seen, plan.causal, strict=True)
             mixed = plan.joined([transformer.ops.attention(*one) for one in each])
-            x = finished(transformer.ops, layer, x, mixed, plan.block.own.route, here)
-        return x, plan
+            x, added = finished(transformer.ops, layer, x, mixed, plan.block.own.route, here)
+            if here.looking:
+                x, added = x + added, None
+                here("out", x)
+        return x, added, plan
 
     def _keep(self, cache: Tensor, k: Tensor, v: Tensor, plan: Plan) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values of the plan's rows into their places; what each pass sees of a layer's cache."""

@@ -126,9 +126,11 @@ class Transformer:
         x = x if share is None else share.join(x)
         return x, Context(tuple(layers), context.position + block.advance)
 
-    def final_norm(self, x: Tensor, route: Route) -> Tensor:
-        """The routed RMSNorm after the last layer, [M, H] -> [M, H]."""
-        return self.ops.rms_norm(x, self.final_gain, route, self.config.eps)
+    def final_norm(self, x: Tensor, route: Route, added: Tensor | None = None) -> Tensor:
+        """The routed RMSNorm after the last layer, of x or of x + added: [M, H] -> [M, H]."""
+        if added is None:
+            return self.ops.rms_norm(x, self.final_gain, route, self.config.eps)
+        return self.ops.add_rms_norm(x, added, self.final_gain, route, self.config.eps)[1]
 
     def logits(self, x: Tensor) -> Tensor:
         """Output of the last layer for text rows [M, H] -> [M, vocab]."""

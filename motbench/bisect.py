@@ -71,10 +71,14 @@ def bisect(
     root, results = environment.repository_root(), results.resolve()
     old, new = (environment.git(root, "rev-parse", "--verify", f"{name}^{{commit}}") for name in (good, bad))
     series = only(bench)
-    commits = [commit for commit in between(root, old, new) if commit.touches]
+    commits = [commit for commit in between(root, old, new) if commit.touches(series)]
     if not commits:
-        raise ValueError(f"no commit of {good}..{bad} touches the packages under test; the change is the machine's")
-    print(f"{len(commits)} commits touch the packages under test; following {series.label}", flush=True)
+        raise ValueError(
+            f"no commit of {good}..{bad} touches what {series.label} measures; the change is the machine's"
+        )
+    print(
+        f"{series.label}: {len(commits)} {'commit' if len(commits) == 1 else 'commits'} can have changed it", flush=True
+    )
     with only_one(results):
         found = search(commits, lambda commit, rounds: _look(root, results, old, commit, series, rounds))
     if found is None:
@@ -125,7 +129,7 @@ def _told(commit: Commit, look: Look, last: Seen, half: float) -> State:
     state: State = "unclear"
     for rounds in ROUNDS:
         state = side(look(commit.hash, rounds), last, half)
-        print(f"  {commit.hash[:10]} {state} after {rounds} rounds: {commit.subject}", flush=True)
+        print(f"  {commit.hash[:10]} {state}: {commit.subject}", flush=True)
         if state != "unclear":
             break
     return state

@@ -83,15 +83,20 @@ def judged(root: Path, results: Path, head: str) -> Trend:
 
 
 def between(root: Path, before: str, after: str) -> list[Commit]:
-    """The commits after `before` up to and with `after`, oldest first, and whether each touches what is measured."""
+    """The commits after `before` up to and with `after`, oldest first, and which packages under test each changes."""
     from benchmarks.harness import environment, overlay
     from reports.trend import Commit
 
     span = f"{before}..{after}"
-    touching = set(environment.git(root, "rev-list", span, "--", *overlay.PACKAGES).split())
+    changing = {
+        package: set(environment.git(root, "rev-list", span, "--", package).split()) for package in overlay.PACKAGES
+    }
     told = environment.git(root, "log", "--reverse", "--topo-order", "--format=%H %s", span).splitlines()
     commits = [line.partition(" ") for line in told]
-    return [Commit(commit, subject, commit in touching) for commit, _, subject in commits]
+    return [
+        Commit(commit, subject, [package for package, found in changing.items() if commit in found])
+        for commit, _, subject in commits
+    ]
 
 
 def _confirmed(root: Path, results: Path, found: Trend, most: int) -> bool:

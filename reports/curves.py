@@ -47,8 +47,11 @@ class _Frame:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low)
 
 
-def svg(title: str, lines: Sequence[Curve], limit: Sequence[float]) -> Markup:
-    """Lines over steps 0, 1, ... on a logarithmic axis, and the limit dashed. A legend follows for more than one."""
+def svg(title: str, lines: Sequence[Curve], limit: Sequence[float], bounds: str = "limit") -> Markup:
+    """Lines over steps 0, 1, ... on a logarithmic axis, and the limit dashed. A legend follows for more than one.
+
+    bounds: what the limit is called where it does not hold for every line.
+    """
     values = [v for line in [*(line.values for line in lines), limit] for v in line if _drawn(v)]
     if not values:
         return Markup("")
@@ -59,7 +62,7 @@ def svg(title: str, lines: Sequence[Curve], limit: Sequence[float]) -> Markup:
         parts.append(_line(frame, line.values, f"line line{i}"))
         parts.append(_text(WIDTH - RIGHT, 12 + 12 * i, line.name, f"key line{i}", "end") if len(lines) > 1 else "")
     if limit:
-        parts += [_line(frame, limit, "limit"), _text(WIDTH - RIGHT, frame.y(limit[-1]) - 3, "limit", "key bad", "end")]
+        parts += [_line(frame, limit, "limit"), _text(WIDTH - RIGHT, frame.y(limit[-1]) - 3, bounds, "key bad", "end")]
     return _figure(title, parts)
 
 

@@ -30,7 +30,7 @@ BINS = 20
 """Bars of a histogram."""
 
 SHOWN = ("expected", "actual", "difference", "flip")
-FILTERS = ("task", "impl", "dtype", "against", "status")
+FILTERS = ("task", "impl", "dtype", "device", "against", "status")
 """Fields of a record that the page can be filtered by."""
 
 
@@ -220,7 +220,9 @@ def _metric(name: str, record: Golden) -> Metric:
         return Metric(name, text, "", None, None)
     lower = any(part in name.lower() for part in AT_LEAST)
     ok = (value >= limit if lower else value <= limit) or (math.isnan(value) and record.identical)
-    used = 0.0 if record.identical else None if math.isnan(value) else _used(name, value, limit)
+    if math.isnan(value):  # PSNR of equal pictures is infinite, and read back as no number
+        return Metric(name, text, f"{'≥' if lower else '≤'} {number(limit)}", ok, 0.0 if record.identical else None)
+    used = _used(name, value, limit)
     return Metric(name, text, f"{'≥' if lower else '≤'} {number(limit)}", ok, used)
 
 
@@ -240,7 +242,7 @@ def drift(record: Golden) -> list[Markup]:
     steps = [Curve("latent after the update", errors["x_t"]), Curve("velocity", errors["v_t"])]
     limit = record.limits.get("latent_relative_l2")
     limits = [] if limit is None else [limit] * len(errors["x_t"])
-    free = curves.svg("relative L2 per update", [c for c in steps if c.values], limits)
+    free = curves.svg("relative L2 per update", [c for c in steps if c.values], limits, "limit of the latent")
     x = errors["x_t"]
     gain = [math.nan, *(now / before if before else math.nan for before, now in pairwise(x))]
     drawn = [free]

@@ -139,6 +139,11 @@ def _nearest(differences: list[Difference]) -> str:
     return "nothing was judged" if not used else f"{max(used)[1]}, {percent(max(used)[0])} of its limit"
 
 
+def parity_choices(records: list[Parity]) -> dict[str, list[str]]:
+    """What the comparisons can be filtered by: field -> the values that there are."""
+    return {name: sorted({getattr(r, name) for r in records}) for name in ("op", "dtype", "device")}
+
+
 def parity_plot(records: list[Parity], shelf: Shelf | None) -> str:
     """Every comparison as a dot; a name for plots, or empty. Without a shelf nothing is drawn, here and below."""
     points = [SharePoint(f"{r.op} {r.dtype}", largest_share(r), r.ok) for r in records]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 
 from benchmarks.harness.records import EXIT_CODES, Status, write_atomic
 from reports import dashboard, gallery, numerics, page, selftest, speed, speed_page, timing, verdict, words
@@ -174,6 +174,7 @@ def _of_the_night(site: Site, night: Night, judged: Verdict, brief: bool) -> dic
         "conformance_place": page.shared_place(conformance_rows),
         "parity_rows": parity_rows,
         "parity_place": page.shared_place(parity_rows),
+        "parity_choices": page.parity_choices(night.parity),
         "parity_plot": page.parity_plot(night.parity, shelf),
         "times": times,
         "never_timed": page.never_timed(night),
@@ -200,7 +201,8 @@ def _write(site: Site, path: Path, template: str, values: dict[str, Any]) -> Non
 
 def _environment() -> Environment:
     made = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        # Read when the program starts: a night lasts, and the tree may be edited while it runs.
+        loader=DictLoader({path.name: path.read_text() for path in TEMPLATES.glob("*.html")}),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -32,6 +32,8 @@ FILE = "trend.json"
 RECENT = 30
 """Commits back from the newest within which a step decides the status; older ones are listed only."""
 MATTERS_BYTES = 0.02
+OPS_ALONE = ("linear", "norm", "mlp")
+"""Subjects of the suite without a model around them."""
 
 Kind = Literal["slower", "faster", "larger", "smaller", "moved", "broke", "mended"]
 Certainty = Literal["found", "suspected", "confirmed", "refuted"]
@@ -42,11 +44,18 @@ BETTER: tuple[Kind, ...] = ("faster", "smaller", "mended")
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit of a range; `touches`: whether it changes a package under test."""
+    """A commit of a range; packages: which of the packages under test it changes."""
 
     hash: str
     subject: str
-    touches: bool
+    packages: list[str]
+
+    def touches(self, series: Series) -> bool:
+        """Whether it can have changed what the series measures: the reference never imports the fused twin, and ops
+        alone never the model."""
+        unused = {"mot_impl"} if series.params.get("impl") == "reference" else set()
+        unused |= {"bagel"} if series.benchmark.partition(".")[0] in OPS_ALONE else set()
+        return bool(set(self.packages) - unused)
 
 
 @dataclass(frozen=True)
@@ -66,8 +75,9 @@ class Event:
     before, after  the last commit without it and the first one with it, as far as the data can tell
     seen           the commit at which it was certain, or suspected
     ratio          after / before, with its 95 % interval; NaN for what is no ratio
-    suspects       commits in between that touch the packages under test; others: how many that do not
+    suspects       commits in between that touch what the series measures; others: how many that do not
     machine        why it is the machine's and not a commit's; empty if it is a commit's
+    tile           how the tile and its origin changed there; empty if it did not, or has none
     asv            whether asv's own detector has a step within two points of it
     standing       it still holds at the newest point, and is recent: it decides the status
     accepted       why a person lets it pass
@@ -87,6 +97,7 @@ class Event:
     suspects: list[Commit] = field(default_factory=list)
     others: int = 0
     machine: str = ""
+    tile: str = ""
     asv: bool = False
     standing: bool = False
     accepted: str = ""
@@ -255,6 +266,7 @@ def _of_step(line: Line, points: Sequence[Point], step: Step, certainty: Certain
         high=math.exp(step.shift + half),
         p=step.p,
         machine="time changed, the compiled kernels did not" if same else "",
+        tile=f"{before.tile} to {after.tile}" if before.tile != after.tile else "",
     )
     return replace(event, certainty=_compared(event, certainty, known))
 
@@ -302,12 +314,12 @@ def _standing(events: list[Event], known: Known) -> list[Event]:
 def _explained(event: Event, line: Line, known: Known, newest: bool) -> Event:
     """With its suspects, whether it counts, and the line to type."""
     commits = known.between(event.before, event.after)
-    suspects = [commit for commit in commits if commit.touches]
+    suspects = [commit for commit in commits if commit.touches(event.series)]
     machine = event.machine
     if event.before == event.after:
         machine = "the same commit before and after"
     elif not suspects:
-        machine = "no commit in between touches the packages under test"
+        machine = "no commit in between touches what it measures"
     covering = [entry for entry in known.accepted if entry.allows(event.series, event.ratio, known.today)]
     accepted = f"accepted until {covering[0].until}: {covering[0].reason}" if covering else ""
     timed = line.unit == "seconds" and event.kind != "mended"
@@ -347,5 +359,5 @@ def _sentence(status: Status, events: Sequence[Event], lines: int, commits: int)
         worst[0].suspects[0].hash[:8] if len(worst[0].suspects) == 1 else f"{worst[0].before[:8]}..{worst[0].after[:8]}"
     )
     more = f", and {len(worst) - 1} more" if len(worst) > 1 else ""
-    verb = "may be" if worst[0].certainty == "suspected" else "is" if by else "has"
-    return f"{worst[0].series.label} {verb} {worst[0].kind}{by} since {since}{more}; {of}."
+    verb = "may be " if worst[0].certainty == "suspected" else "is " if by else ""
+    return f"{worst[0].series.label} {verb}{worst[0].kind}{by} since {since}{more}; {of}."

@@ -13,7 +13,7 @@ SHOWN = 20
 COLUMNS = ("what", "series", "change", "between", "suspects", "certainty", "counts")
 HEADER = (
     "change: after / before - 1, with its 95 % interval; between: the last commit without it, the first with it; "
-    "suspects: commits in between that touch the packages under test; asv: its own detector has a step there too."
+    "suspects: commits in between that touch what the series measures; asv: its own detector has a step there too."
 )
 
 
@@ -64,6 +64,7 @@ def _notes(trend: Trend) -> list[str]:
                 where = f"{drawn.line.hardware}: {era.changed}"
                 cut[where] = cut.get(where, 0) + 1
     notes = [f"{n} series begin anew on {where}" for where, n in cut.items()]
+    notes += [f"{event.series.label}: tile {event.tile}" for event in trend.events[:SHOWN] if event.tile]
     if len(trend.events) > SHOWN:
         notes.append(f"{len(trend.events) - SHOWN} older events stand in the JSON")
     if trend.elsewhere:

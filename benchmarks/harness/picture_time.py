@@ -7,6 +7,7 @@ way computes the branches of guidance one after the other, every update anew and
 from __future__ import annotations
 
 import dataclasses
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,8 @@ from reference_impl.contract import MoTOps
 PROMPT = "a photo of a small red fox asleep on a mossy stone beside a stream, in the soft light of an autumn morning"
 STAGE_STEPS = 10
 """Watching a picture waits for the device at every update, so stages are measured on a shorter one."""
+WARM_STEPS = 12
+"""Enough for two updates with guidance and two without: the second of each is captured."""
 EDIT = Guidance(4.0, 2.0, (0.0, 1.0), "text_channel")
 """What upstream's notebook asks for when it edits."""
 
@@ -104,12 +107,13 @@ def request_of(task: str, steps: int) -> ImageRequest:
 
 
 def measure(model: Bagel, ops: MoTOps, tasks: Sequence[str], steps: int, rounds: int) -> Iterator[PicturePoint]:
-    """A point per task, after a picture of two updates that warms each candidate up, and again when more is known.
+    """A point per task, after a short picture that warms each candidate up, and again when more is known.
 
     Raises ValueError for a task that is none, RuntimeError for a step that is wrong.
     """
     for task in tasks:
         request = request_of(task, steps)
+        gc.collect()  # the graphs of the task before
         ours = BagelPipeline(with_ops(model, ops)).with_graphs(3)
         public = Public(with_ops(model, reference_impl.OPS))
         point = PicturePoint(task, steps)
@@ -118,7 +122,7 @@ def measure(model: Bagel, ops: MoTOps, tasks: Sequence[str], steps: int, rounds:
         point.errors = prove(step, step.call(ours.model, None))
         candidates: dict[str, BagelPipeline] = {FUSED: ours, EAGER: public}
         for pipeline in candidates.values():
-            pipeline.generate(dataclasses.replace(request, steps=4))
+            pipeline.generate(dataclasses.replace(request, steps=WARM_STEPS))
         for _ in range(rounds):
             for name, pipeline in candidates.items():
                 seconds, peak_bytes = _made(pipeline, request)

@@ -14,13 +14,14 @@ A run is one folder, `results/runs/<run id>/`:
     timing.jsonl       Timing, one line per benchmark process
     values.jsonl       Value, one line per benchmark process that measured something other than time
     stages.jsonl       Stages, one line per benchmark process that made whole pictures
+    ops.jsonl          Stages, likewise: seconds by op of the contract
     <step>.log         what a step printed
     verdict.json       written by reports
     pictures/          what golden.jsonl names, relative to the run folder
 
 A comparison of two commits is one folder, `results/comparisons/<id>/`: comparison.json (what was asked), timing.jsonl,
-failures.jsonl (Failure, one line per process without a number), decision.json; of a gate also run.json, parity.jsonl,
-golden.jsonl and pictures/ as above, summary.md and junit.xml.
+failures.jsonl (Failure, one line per process without a number), ops.jsonl, decision.json; of a gate also run.json,
+parity.jsonl, golden.jsonl and pictures/ as above, summary.md and junit.xml.
 
 Every file is written to a temporary name and renamed; a JSON-lines file grows by whole lines, and a line cut short by a
 kill is skipped by the reader and counted.
@@ -606,10 +607,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, record: Any) -> None:
-    """Append one record as one line of JSON in a single write."""
+    """Append one record as one line of JSON in a single write; half a line that a kill left behind is closed first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(plain(record), allow_nan=False) + "\n"
-    with path.open("ab") as file:
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else f"\n{line}"
         file.write(line.encode())
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -109,6 +110,10 @@ class Walk:
             return Failure(series.benchmark, series.params, commit, side, number, "timeout", reason)
         if done.returncode == 0:
             return None
+        if done.returncode < 0:
+            name = signal.Signals(-done.returncode).name
+            reason = f"it was killed by {name}" + ("; was there too little memory?" if name == "SIGKILL" else "")
+            return Failure(series.benchmark, series.params, commit, side, number, "broken", reason)
         said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         reason = said[-1] if said else f"it ended with exit code {done.returncode} and said nothing"
         kind: Literal["absent", "broken"] = "absent" if done.returncode == ABSENT else "broken"

@@ -36,10 +36,17 @@ class Task:
 def full(cases: Sequence[GoldenCase], faults: Sequence[Fault], draws: int, good_runs: int, families: int) -> list[Task]:
     """Every fault on every case that can have it, and at least `good_runs` good runs over all cases and requests."""
     good = math.ceil(good_runs / (len(cases) * REQUESTS * families))
-    fitting = {case.name: tuple(fault.name for fault in faults if fault.fits(case)) for case in cases}
-    tasks = [Task(case.name, 0, fitting[case.name], draws, good, case is cases[0]) for case in cases]
-    numbers = range(1, REQUESTS) if good else ()
-    return tasks + [Task(case.name, number, (), 0, good, case is cases[0]) for number in numbers for case in cases]
+    tasks = [Task(case.name, 0, _of(faults, case, "pipeline"), draws, 0) for case in cases]
+    for number in range(REQUESTS if good else 1):
+        for case in cases:
+            own = () if number else _of(faults, case, "implementation")
+            tasks.append(Task(case.name, number, own, draws, good, case is cases[0]))
+    return [task for task in tasks if task.faults or task.good]
+
+
+def _of(faults: Sequence[Fault], case: GoldenCase, part: str) -> tuple[str, ...]:
+    """Those that the case can have. The pipeline's need no trace, whose limits are most of the work."""
+    return tuple(fault.name for fault in faults if fault.part == part and fault.fits(case))
 
 
 def reduced(cases: Sequence[GoldenCase], faults: Sequence[Fault], draws: int, good_draws: int) -> list[Task]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import gc
 import statistics
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -214,6 +215,7 @@ def measure(model: Bagel, sizes: Sequence[int], rounds: int, ways: Sequence[str]
 
 def _measure_memory(step: Step, point: StepPoint) -> None:
     """Of a workspace that is made, called, captured and replayed."""
+    gc.collect()  # workspaces and what keeps them know each other
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     workspace_call = step.call(step.model, Graphs(1))

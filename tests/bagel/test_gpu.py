@@ -40,7 +40,12 @@ def test_a_graph_changes_no_bit(impl: str, dtype: str) -> None:
     ops, device, precision = resolve(impl, "cuda", dtype)
     plain = BagelPipeline.from_checkpoint(ORACLE / "checkpoint", ops, device, precision)
     graphed = plain.with_graphs(2)
-    for request in (GUIDED, replace(GUIDED, seed=4), replace(GUIDED, prompt="dog", height=64), GUIDED):
+    for request in (
+        GUIDED,
+        replace(GUIDED, prompt="a red dog", seed=4),
+        replace(GUIDED, prompt="dog", height=64),
+        GUIDED,
+    ):
         assert torch.equal(graphed.generate(request).v_t, plain.generate(request).v_t)
 
 

@@ -128,6 +128,24 @@ def test_publish_makes_pages(repository, finished):
     assert (repository / "results/asv-html/index.html").exists()
 
 
+def test_the_report_publishes_asv_s_own_site(repository, finished, tmp_path):
+    shutil.copytree(repository / "results" / "asv", tmp_path / "asv")
+    assert asv_runner.publish(repository, tmp_path) == ""
+    assert (tmp_path / "asv-html" / "index.html").is_file()
+    assert (tmp_path / "asv-html" / "graphs").is_dir()
+
+
+def test_without_results_there_is_no_site_and_a_reason(repository, tmp_path):
+    assert asv_runner.publish(repository, tmp_path) == "there are no asv results"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_asv_says_is_the_reason(repository, finished, tmp_path):
+    shutil.copytree(repository / "results" / "asv", tmp_path / "asv")
+    (tmp_path / "asv" / "benchmarks.json").write_text("{")
+    assert asv_runner.publish(repository, tmp_path).startswith("asv publish: ")
+
+
 def test_continuous_compares_two_commits(repository, finished):
     done = asv(repository, "continuous", "HEAD~2", "HEAD~1", "--bench", BENCH)
     assert "NOT SIGNIFICANTLY CHANGED" in done.stdout

@@ -62,7 +62,8 @@ def test_samples_are_recorded_with_what_asv_forgets(tmp_path, here):
     samples = benchmark("reference", "small")["samples"]
     ((line,), broken) = read_lines(tmp_path / "timing.jsonl", Timing)
     assert (line.commit, line.round, line.pid, line.tile) == (here.commit, 3, os.getpid(), "16x16x16")
-    assert (line.samples, line.params, line.protocol) == (samples, {"impl": "reference", "shape": "small"}, clock.PROTOCOL)
+    assert (line.samples, line.params) == (samples, {"impl": "reference", "shape": "small"})
+    assert line.protocol == clock.PROTOCOL
     assert not broken
 
 

@@ -61,7 +61,7 @@ def test_a_link_leads_to_a_view_of_a_picture(look: Look, two_nights: Path) -> No
     assert found["restored"]["view"] == "difference"
 
 
-@pytest.mark.parametrize("page", ["golden.html", "trends.html", "speed.html"])
+@pytest.mark.parametrize("page", PAGES)
 def test_filters_filter(seen: Look, page: str) -> None:
     found: dict[str, Any] = seen(page)["filters"]
     assert found["right"]

@@ -42,6 +42,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
     with (folder / "reference_impl/norm.py").open("a") as norm:
         norm.write('\n\ndef _normalise(*_):\n    raise RuntimeError("broken on purpose")\n')
     commits["broken"] = commit(folder, "broken")
+    package = folder / "reference_impl/__init__.py"
+    package.write_text("import os, signal\n\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    commits["killed"] = commit(folder, "killed as the kernel does when memory runs out")
+    package.write_text("def half(:\n")
+    commits["no python"] = commit(folder, "a package that does not import")
     return folder, commits
 
 
@@ -88,6 +93,20 @@ def test_a_commit_without_the_package_is_absent(repository: tuple[Path, dict[str
 def test_a_process_that_takes_too_long_is_ended(repository: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     lines, failures = walked(repository, tmp_path, "reference", "reference", timeout_s=0.05)
     assert (lines, [one.kind for one in failures]) == ([], ["timeout"] * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("killed", "it was killed by SIGKILL; was there too little memory?"),
+        ("no python", "SyntaxError: invalid syntax"),
+    ],
+)
+def test_a_process_that_dies_is_a_failure_of_its_own(
+    repository: tuple[Path, dict[str, str]], tmp_path: Path, name: str, reason: str
+) -> None:
+    timings, failures = walked(repository, tmp_path, name, name)
+    assert (timings, [(failure.kind, failure.reason) for failure in failures]) == ([], [("broken", reason)] * 3)
 
 
 def test_every_side_stands_equally_often_in_every_place() -> None:

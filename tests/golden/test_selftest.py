@@ -16,7 +16,7 @@ from benchmarks.harness.faults import FAULTS, chosen
 from benchmarks.harness.golden_case import GoldenCase, read_case
 from benchmarks.harness.good_runs import held_out
 from benchmarks.harness.records import Selftest, from_dict
-from benchmarks.harness.selftest import Outcome, Stand, another, faulty, good, made
+from benchmarks.harness.selftest import Outcome, Stand, another, faulty, good, made, op_parity
 from benchmarks.harness.selftest_table import Asked, markdown, rate, record
 from tests.golden.conftest import EDIT, FACTS, approve, change, plan
 
@@ -87,6 +87,13 @@ def test_what_changes_nothing_is_seen_by_nobody(stand: Stand) -> None:
     nothing = Fault("nothing", "at all", "implementation", "fp32 trace", lambda setting, _: setting)
     outcome = faulty(stand, nothing, 0)
     assert {*outcome.tiers.values(), *outcome.metrics.values(), *outcome.gates.values()} == {False}
+
+
+def test_an_op_that_raises_is_seen(stand: Stand) -> None:
+    def refuse(*_: object) -> torch.Tensor:
+        raise RuntimeError("no such tile")
+
+    assert op_parity(stand.plan, dataclasses.replace(stand.plan.ops, name="raises", linear=refuse))
 
 
 def test_no_held_out_run_is_seen(stand: Stand) -> None:
@@ -222,8 +229,9 @@ def cases_of(stand: Stand, *steps: int) -> list[GoldenCase]:
 def test_the_full_form_has_every_fault_on_every_case_and_enough_good_runs(stand: Stand) -> None:
     tasks = selftest_plan.full(cases_of(stand, 9, 4), list(FAULTS.values()), draws=2, good_runs=299, families=7)
     with_faults = [task for task in tasks if task.faults]
-    assert [(task.case, task.request, task.draws) for task in with_faults] == [("case-9", 0, 2), ("case-4", 0, 2)]
-    assert set(with_faults[0].faults) == {fault.name for fault in FAULTS.values() if fault.fits(stand.case)}
+    assert [(task.case, task.request, task.draws) for task in with_faults] == [("case-9", 0, 2), ("case-4", 0, 2)] * 2
+    fitting = {fault.name for fault in FAULTS.values() if fault.fits(stand.case)}
+    assert {name for task in with_faults if task.case == "case-4" for name in task.faults} == fitting
     assert 7 * sum(task.good for task in tasks) >= 299
     assert [(task.case, task.request) for task in tasks if task.ops] == [("case-9", 0), ("case-9", 1), ("case-9", 2)]
 

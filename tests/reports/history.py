@@ -73,7 +73,7 @@ def made(n_commits: int, n_series: int, processes: int = 3, noise: float = 0.004
 
 
 def judged(n_commits: int, n_series: int) -> trend.Trend:
-    """The same, judged as `motbench trend` does; every commit touches the packages under test."""
+    """The same, judged as `motbench trend` does; every commit touches the fused kernels."""
     every = commits(n_commits)
     order = {commit: i for i, commit in enumerate(every)}
 

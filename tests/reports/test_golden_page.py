@@ -109,6 +109,13 @@ def test_how_much_of_its_limits_a_picture_uses_is_said(results: Results, value: 
     assert told in read(results, "golden.html")[0]
 
 
+def test_latents_of_an_identical_picture_use_their_limit_all_the_same() -> None:
+    limits = {"psnr": 40.0, "latent_relative_l2": 2e-7}
+    record = replace(golden("c", "", "fused", "reference", {}), identical=True, limits=limits)
+    record = replace(record, metrics={"psnr": math.nan, "latent_relative_l2": 1e-7})
+    assert [metric.used for metric in gallery.metrics(record)] == [0.0, 0.5]
+
+
 def test_a_metric_without_a_number_has_no_share() -> None:
     record = replace(golden("c", "", "fused", "golden", {}), metrics={}, limits={"ssim": 0.9})
     assert gallery.metrics(record)[0].used is None

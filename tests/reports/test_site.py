@@ -10,9 +10,20 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.harness.records import Golden, Parity, SchemaError, Timing, Value, append_line, read_lines
-from reports import site
-from tests.reports.conftest import Results
+from benchmarks.harness.records import (
+    Golden,
+    Parity,
+    SchemaError,
+    Series,
+    Timing,
+    Value,
+    append_line,
+    read_lines,
+    write_json,
+)
+from reports import site, trend
+from tests.reports import history
+from tests.reports.conftest import Results, roofline
 from tests.reports.reading import Reader, contents, read, section
 
 A, B = "a" * 40, "b" * 40
@@ -70,6 +81,24 @@ def test_hostile_records_are_text(results: Results) -> None:
     records, _ = read_lines(folder / "parity.jsonl", Parity)
     results.rewrite(folder, "parity.jsonl", [replace(r, op=HOSTILE, tile=HOSTILE, case="$x^{") for r in records])
     for page in ("index.html", "golden.html"):
+        text, reader = read(results, page)
+        assert reader.open == []
+        assert "inline" not in reader.scripts
+        assert not [name for name, _ in reader.attributes if name.startswith("on")]
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+def test_hostile_histories_and_kernels_are_text(results: Results) -> None:
+    results.night(1)
+    found = history.judged(8, 4)
+    one = Series(HOSTILE, {"layer": HOSTILE, "shape": HOSTILE, "impl": HOSTILE})
+    drawn = [replace(d, line=replace(d.line, series=one, hardware=HOSTILE)) for d in found.lines]
+    event = trend.Event(one, HOSTILE, "slower", "found", A, B, B, 1.1, 1.0, 1.2, 0.1, reproduce=HOSTILE, standing=True)
+    write_json(results.path / "trend.json", replace(found, lines=drawn, events=[event], sentence=HOSTILE))
+    kernels = roofline()
+    points = [replace(kernels.points[0], name=HOSTILE, tile=HOSTILE)]
+    write_json(results.path / "roofline" / "one.json", replace(kernels, points=points, dtype=HOSTILE))
+    for page in ("index.html", "trends.html", "speed.html"):
         text, reader = read(results, page)
         assert reader.open == []
         assert "inline" not in reader.scripts

@@ -45,6 +45,7 @@ class Told:
         stored: bool = True,
         occasion: str = "",
         kernels: str = "",
+        tile: str = "",
     ) -> Path:
         folder = self.path / "runs" / (occasion or f"2026{number:04}T020000Z-{commit(number)[:8]}")
         made = Provenance(commit(number), not stored, environment, protocol, 0, "", "motbench nightly")
@@ -54,7 +55,7 @@ class Told:
             if unit := UNITS.get(series.benchmark):
                 append_line(folder / "values.jsonl", Value(*common, value=figure, unit=unit))
             else:
-                append_line(folder / "timing.jsonl", Timing(*common, samples=[figure], tile="", kernels=kernels))
+                append_line(folder / "timing.jsonl", Timing(*common, samples=[figure], tile=tile, kernels=kernels))
         return folder
 
     def nights(self, figures: Sequence[float], noise: float = 0.002, first: int = 0, **other: object) -> None:
@@ -74,7 +75,7 @@ class Told:
 
         def between(before: str, after: str) -> list[Commit]:
             numbers = range(order[before] + 1, order[after] + 1)
-            return [Commit(commit(i), f"change {i}", touching(i)) for i in numbers]
+            return [Commit(commit(i), f"change {i}", ["mot_impl"] if touching(i) else []) for i in numbers]
 
         known = trend.Known(order, between, list(joints), accepted, TODAY)
         return trend.judge(history.read(self.path, order), known, "2026-11-24")

@@ -12,7 +12,7 @@ from motbench import bisect, trend
 from motbench.bisect import Seen
 from reports.trend import Commit
 
-COMMITS = [Commit(f"{i:040x}", f"change {i}", True) for i in range(12)]
+COMMITS = [Commit(f"{i:040x}", f"change {i}", ["mot_impl"]) for i in range(12)]
 BROKEN = Seen([], failed="ValueError: the norm is off")
 
 
@@ -127,7 +127,10 @@ def repository(tmp_path: Path) -> tuple[Path, list[str]]:
 def test_only_commits_that_touch_the_packages_are_suspect(repository: tuple[Path, list[str]]) -> None:
     root, hashes = repository
     found = trend.between(root, hashes[0], hashes[2])
-    assert [(c.subject, c.touches) for c in found] == [("touch mot_impl/norm.py", True), ("touch docs/page.md", False)]
+    assert [(c.subject, c.packages) for c in found] == [
+        ("touch mot_impl/norm.py", ["mot_impl"]),
+        ("touch docs/page.md", []),
+    ]
 
 
 def test_a_history_without_numbers_is_not_measured(repository: tuple[Path, list[str]], tmp_path: Path) -> None:

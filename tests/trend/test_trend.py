@@ -74,13 +74,21 @@ def test_unmeasured_commits_widen_the_range(told) -> None:
 def test_without_a_suspect_it_is_the_machine(told) -> None:
     told.nights(slower())
     found = told.trend(30, touching=lambda number: number != 22)
-    assert (found.status, found.events[0].machine) == ("pass", "no commit in between touches the packages under test")
+    assert (found.status, found.events[0].machine) == ("pass", "no commit in between touches what it measures")
 
 
 def test_time_that_changed_while_the_kernels_did_not_is_the_machine(told) -> None:
     told.nights(slower(), kernels="abc")
     found = told.trend(30)
     assert (found.status, found.events[0].machine) == ("pass", "time changed, the compiled kernels did not")
+
+
+def test_a_tile_that_changed_with_the_time_is_named(told) -> None:
+    told.nights([1e-3] * 22, tile="64x64 (tuned)")
+    told.nights([1.1e-3] * 4, first=22, tile="32x32 (heuristic)")
+    found = told.trend(26)
+    assert found.events[0].tile == "64x64 (tuned) to 32x32 (heuristic)"
+    assert "tile 64x64 (tuned) to 32x32 (heuristic)" in trend_told.terminal(found)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +234,7 @@ def test_the_terminal_says_what_to_type(told) -> None:
 def test_markdown_lets_no_subject_write_on_the_page(told) -> None:
     told.nights(slower())
     found = told.trend(30)
-    found.events[0].suspects[:] = [trend.Commit("f" * 40, "<script>|", True)]
+    found.events[0].suspects[:] = [trend.Commit("f" * 40, "<script>|", ["mot_impl"])]
     said = trend_told.markdown(found)
     assert "<script>" not in said
     assert "&lt;script&gt;\\|" in said
@@ -236,3 +244,24 @@ def test_bytes_have_steps_too(told, memory: Series) -> None:
     told.nights([2e9 if i >= 14 else 1e9 for i in range(20)], noise=0.0, series=memory)
     (event,) = told.events(20)
     assert (event.kind, event.ratio) == ("larger", pytest.approx(2.0))
+
+
+@pytest.mark.parametrize(
+    ("subject", "impl", "package", "touches"),
+    [
+        ("norm.track_seconds", "reference", "mot_impl", False),
+        ("norm.track_seconds", "fused", "mot_impl", True),
+        ("norm.track_seconds", "fused", "bagel", False),
+        ("generate.track_seconds", "reference", "bagel", True),
+        ("generate.track_seconds", "reference", "mot_impl", False),
+        ("norm.track_seconds", "fused", "reference_impl", True),
+    ],
+)
+def test_a_commit_touches_what_a_series_imports(subject: str, impl: str, package: str, touches: bool) -> None:
+    assert trend.Commit("a" * 40, "", [package]).touches(Series(subject, {"impl": impl})) == touches
+
+
+def test_of_a_series_that_broke_the_sentence_says_so(told, asv_file: Callable[..., None]) -> None:
+    for i in range(6):
+        asv_file(i, None if i >= 4 else 1e-3)
+    assert told.trend(6).sentence.startswith("linear.track_seconds('qkv', 'fused') broke since ")
