@@ -34,9 +34,9 @@ def test_a_committed_case_has_limits_for_every_dtype(case: golden_case.GoldenCas
     assert all(case.limits[kind].keys() == {"float32", "bfloat16", "float16"} for kind in ("parity", "drift"))
 
 
-def test_three_cases_of_each_task_and_two_short_ones_are_committed() -> None:
+def test_eight_cases_of_each_task_and_two_short_ones_are_committed() -> None:
     tasks = [case.request.task for case in COMMITTED]
-    assert min(tasks.count("t2i"), tasks.count("img2img")) >= 3
+    assert min(tasks.count("t2i"), tasks.count("img2img")) >= 8
     assert sum(case.interpreter for case in COMMITTED) >= 2
 
 

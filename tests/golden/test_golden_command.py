@@ -140,9 +140,9 @@ def test_packages_from_elsewhere_are_not_approved(clone: Path, tmp_path: Path) -
 def test_the_list_names_case_prompt_and_approver(capsys: pytest.CaptureFixture[str]) -> None:
     list_cases()
     said = capsys.readouterr().out
-    assert "t2i-wide-channel: t2i, 96 x 48, 7 steps, seed 3, interpreter\n" in said
-    assert "img2img-global: img2img, 128 x 64, 4 steps" in said
-    assert "  prompt    'a lighthouse at dusk'\n" in said
+    assert "t2i-few-updates: t2i, 128 x 128, 5 steps, seed 6, interpreter\n" in said
+    assert "img2img-few-updates: img2img, 128 x 128, 5 steps, seed 7, interpreter\n" in said
+    assert "  prompt    'a red square in the centre on a purple background'\n" in said
     assert said.count("  approved  20") == said.count("  prompt ")
 
 

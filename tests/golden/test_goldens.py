@@ -268,6 +268,6 @@ def test_file_names_hold_nothing_but_plain_letters(approved: Path) -> None:
 
 def test_a_committed_case_is_what_it_was(tmp_path: Path) -> None:
     """One committed case from end to end, with both implementations."""
-    case = read_case(Path(__file__).parents[2] / "golden_images" / "t2i-unguided")
+    case = read_case(Path(__file__).parents[2] / "golden_images" / "t2i-few-updates")
     records = list(goldens.check([case], plan("fused", mot_impl.OPS), tmp_path))
     assert [record.status for record in records] == ["pass", "pass"], json.dumps([r.reason for r in records])

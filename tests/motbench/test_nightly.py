@@ -80,9 +80,9 @@ def test_the_series_of_the_profile_are_recorded(night: nightly.Night) -> None:
 
 
 def test_a_golden_case_that_cannot_be_read_leaves_the_others(tmp_path: Path) -> None:
-    for name in ("t2i-unguided", "t2i-base"):
+    for name in ("t2i-unguided", "t2i-usual"):
         shutil.copytree(ROOT / "golden_images" / name, tmp_path / name)
-    (tmp_path / "t2i-base/case.json").write_text("{")
+    (tmp_path / "t2i-usual/case.json").write_text("{")
     cases, _, broken = steps._golden_cases(tmp_path)
     assert [case.name for case in cases] == ["t2i-unguided"]
-    assert [str(tmp_path / "t2i-base/case.json") in str(error) for error in broken] == [True]
+    assert [str(tmp_path / "t2i-usual/case.json") in str(error) for error in broken] == [True]
