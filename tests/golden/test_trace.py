@@ -317,7 +317,7 @@ def test_an_error_between_the_ops_is_named_by_its_step(bench: Bench, monkeypatch
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_no_other_order_of_sums_is_outside(name: str) -> None:
-    """38 held-out orders on each case: without an alarm in 8 cases, 304 runs, the rate is under 1 % at 95 % confidence."""
+    """38 held-out orders on each case: 304 runs without an alarm would put the rate under 1 % at 95 % confidence."""
     (case,) = read_cases(repository_root() / GOLDENS, [name])
     bench = Bench(case, torch.device("cpu"), torch.float32)
     wanted = within(0)
