@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(run=_card)
     one.add_argument("--scores", type=Path, required=True, help="JSON of evaluate")
     one.add_argument("--logs", type=Path, nargs="+", required=True)
+    one.add_argument("--note", default="", help="what the logs do not say: driver, commits")
     one.add_argument("--out", type=Path, required=True)
     return parser
 
@@ -234,7 +235,7 @@ def _goldens(a: argparse.Namespace) -> int:
 def _card(a: argparse.Namespace) -> int:
     from training.card import write_card
 
-    write_card(a.scores, a.logs, a.out)
+    write_card(a.scores, a.logs, a.out, a.note)
     print(f"wrote {a.out}")
     return 0
 

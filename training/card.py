@@ -15,8 +15,11 @@ TARGETS = {
 }
 
 
-def write_card(scores: Path, logs: list[Path], out: Path) -> None:
-    """Write the card as Markdown. Raises OSError or ValueError if a file is missing or holds something else."""
+def write_card(scores: Path, logs: list[Path], out: Path, note: str = "") -> None:
+    """Write the card as Markdown, with what only a person knows of the training as a note.
+
+    Raises OSError or ValueError if a file is missing or holds something else.
+    """
     result = json.loads(scores.read_text(encoding="utf-8"))
     options = result["options"]
     lines = [
@@ -24,15 +27,17 @@ def write_card(scores: Path, logs: list[Path], out: Path) -> None:
         "",
         "A BAGEL of real structure and small size, trained on a drawn world (docs/training.md). It is made to show",
         "whether kernels are right and is good for nothing else: it knows nine colours, seven shapes and a few places.",
-        "Every figure here was written by `python -m training card` from the logs and from the scores.",
+        "Every figure here was written by `python -m training card` from the logs and the scores; `docs/training.md`",
+        "says what they mean and what the model does badly.",
         "",
         "## Training",
         "",
         *_training(logs),
+        *(["", note] if note else []),
         "",
         "## Measured quality",
         "",
-        f"On {options['count']} held-out samples per task (captions whose sha256 was never trained on), "
+        f"On {_samples(result['scores'])} held-out samples per task (texts whose sha256 was never trained on), "
         f"{options['steps']} steps, shift 3, {options['size']} x {options['size']} pixels, reference implementation",
         f"in float32 on {options['device']}, torch {result['torch']}. Guided: text scale {options['text_scale']}, and",
         f"image scale {options['image_scale']} for edits. The autoencoder's rows are pictures that went through it",
@@ -85,6 +90,12 @@ def _seconds(entries: list[dict[str, Any]]) -> float:
             total, reached = total + reached, 0.0
         reached = max(reached, entry.get("seconds", 0.0))
     return round(total + reached, 1)
+
+
+def _samples(scores: dict[str, dict[str, Any]]) -> str:
+    """How many were made of each task: fewer than asked for if the run was out of time."""
+    made = sorted({shares["all right"]["total"] for shares in scores.values()})
+    return str(made[0]) if len(made) == 1 else f"{made[0]} to {made[-1]}"
 
 
 def _rows(scores: dict[str, dict[str, Any]]) -> list[str]:
