@@ -71,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(run=_goldens)
     one.add_argument("--out", type=Path, default=Path("golden_images"))
 
+    one = stages.add_parser("gallery", help="draw the golden pictures with what was asked for")
+    one.set_defaults(run=_gallery)
+    one.add_argument("--goldens", type=Path, default=Path("golden_images"))
+    one.add_argument("--out", type=Path, required=True, help="PNG")
+
     one = stages.add_parser("card", help="write the model card from what was measured")
     one.set_defaults(run=_card)
     one.add_argument("--scores", type=Path, required=True, help="JSON of evaluate")
@@ -229,6 +234,14 @@ def _goldens(a: argparse.Namespace) -> int:
 
     names = write_cases(a.out)
     print(f"wrote {len(names)} cases below {a.out}; next: motbench golden calibrate --reason, motbench golden accept")
+    return 0
+
+
+def _gallery(a: argparse.Namespace) -> int:
+    from training.plot import draw_gallery
+
+    draw_gallery(a.goldens, a.out)
+    print(f"wrote {a.out}")
     return 0
 
 

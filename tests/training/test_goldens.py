@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from training.__main__ import main
 from training.goldens import DEFINITIONS, Definition, Drawn, Edited, edit_of, write_cases
 from training.world import held_out, parse
 
@@ -45,3 +47,21 @@ def test_writing_again_keeps_limits_and_provenance(tmp_path: Path) -> None:
     write_cases(tmp_path)
     facts["exercises"] = DEFINITIONS[0].exercises
     assert json.loads(path.read_text()) == facts
+
+
+def test_the_gallery_is_a_picture_of_every_golden(tmp_path: Path) -> None:
+    for name, other in (("draw", None), ("edit", (16, 16))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "case.json").write_text(json.dumps({"request": {"prompt": "a red star"}}))
+        Image.new("RGB", (32, 32), "red").save(tmp_path / name / "expected.png")
+        if other:
+            Image.new("RGB", other, "blue").save(tmp_path / name / "input.png")
+    assert main(["gallery", "--goldens", str(tmp_path), "--out", str(tmp_path / "all.png")]) == 0
+    with Image.open(tmp_path / "all.png") as drawn:
+        colours = {colour for _, colour in drawn.convert("RGB").getcolors(1 << 24) or ()}
+    assert {(255, 0, 0), (0, 0, 255)} <= colours
+
+
+def test_a_folder_without_goldens_has_no_gallery(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gallery", "--goldens", str(tmp_path), "--out", str(tmp_path / "all.png")]) == 2
+    assert "holds no golden" in capsys.readouterr().err
