@@ -21,7 +21,7 @@ from benchmarks.harness.records import (
 )
 from reports import joint
 from reports.joint import Joint
-from reports.timing import Key, implementation, key
+from reports.timing import Key, key
 
 RUNS = 20
 """Rooflines and comparisons that are shown, newest first; older ones stay in the results folder."""
@@ -128,11 +128,6 @@ def choices(found: list[Kernels]) -> dict[str, list[str]]:
         "shape": {str(row.point.m) for one in found for row in one.rows},
     }
     return {name: sorted(values) for name, values in names.items()}
-
-
-def impl_of(row: Stages) -> str:
-    """The implementation that made the pictures."""
-    return implementation(row.params)
 
 
 def _kernel(point: RooflinePoint, run: Roofline) -> KernelRow:

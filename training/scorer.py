@@ -295,11 +295,6 @@ def _best_shape(cover: Floats) -> tuple[str | None, float]:
     return (best if likeness[best] >= LEAST_LIKENESS else None), likeness[best]
 
 
-def _overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Intersection over union."""
-    return float((one & other).sum() / max((one | other).sum(), 1))
-
-
 def _cropped(cover: Floats) -> Floats:
     """The part that holds anything of note."""
     rows, columns = (np.flatnonzero((cover > 0.5).any(axis=axis)) for axis in (1, 0))
