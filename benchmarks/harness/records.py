@@ -594,7 +594,8 @@ def write_together(files: Mapping[Path, bytes]) -> None:
                 os.fsync(file.fileno())
             os.chmod(waiting[path], 0o644)
         for path in files:
-            os.replace(waiting.pop(path), path)
+            os.replace(waiting[path], path)
+            del waiting[path]
     except BaseException:
         for temporary in waiting.values():
             os.unlink(temporary)
