@@ -75,13 +75,11 @@ def _summary(points: list[RooflinePoint]) -> str:
         return "no layer was measured"
     ratios = {f"{p.name} at {p.m}": p.median("fused") / p.median(DENSE) for p in layers}
     worst = max(ratios, key=ratios.__getitem__)
-    rivals = (GATHER, measuring.SORTED, measuring.GROUPED)
-    won = [
-        point
-        for point in layers
-        if all(point.median("fused") < point.median(name) for name in rivals if name in point.samples)
-    ]
+    every = (GATHER, measuring.SORTED, measuring.GROUPED)
+    rivals = [name for name in every if all(name in point.samples for point in layers)]
+    missing = "".join(f"; {name} was not measured" for name in every if name not in rivals)
+    won = [point for point in layers if all(point.median("fused") < point.median(name) for name in rivals)]
     return (
         f"fused / dense: geometric mean {measuring.geometric_mean(list(ratios.values())):.3f}, worst "
-        f"{ratios[worst]:.3f} ({worst}); faster than {', '.join(rivals)} at {len(won)} of {len(layers)}"
+        f"{ratios[worst]:.3f} ({worst}); faster than {', '.join(rivals)} at {len(won)} of {len(layers)}{missing}"
     )

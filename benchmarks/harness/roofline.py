@@ -161,7 +161,10 @@ def _copies(first: tuple[typing.Any, ...]) -> int:
 
 
 def _ways(ops: MoTOps, op: str, every: list[tuple[typing.Any, ...]]) -> dict[str, list[clock.Call]]:
-    """Every way to compute the layer. The other ways of gate_up stop before SiLU * up, but for the compiled one."""
+    """Every way to compute the layer that a graph can hold. The other ways of gate_up stop before SiLU * up, but for
+    the compiled one."""
+    import torch
+
     import reference_impl
 
     plans: dict[str, Callable[..., object]] = {
@@ -173,7 +176,9 @@ def _ways(ops: MoTOps, op: str, every: list[tuple[typing.Any, ...]]) -> dict[str
     ways: dict[str, list[clock.Call]] = {}
     for name, plan in plans.items():
         ways[name] = [functools.partial(plan, *one) for one in every]
-    ways[GROUPED] = [_grouped(*one) for one in every]
+    x: torch.Tensor = every[0][0]
+    if x.is_cuda and groups_on_the_device(x.dtype, torch.cuda.get_device_capability(x.device)):
+        ways[GROUPED] = [_grouped(*one) for one in every]
     if op == "gated_linear":
         ways[COMPILED] = [functools.partial(_compiled_gated(), one[0], one[1].weight[1]) for one in every]
     return ways
@@ -197,6 +202,17 @@ def _two_products(x: torch.Tensor, experts: Experts, route: Route) -> torch.Tens
         else:
             torch.addmm(experts.bias[expert], x[rows], experts.weight[expert].T, out=y[rows])
     return y
+
+
+def groups_on_the_device(dtype: torch.dtype, capability: tuple[int, int]) -> bool:
+    """Whether PyTorch has a grouped product for this: as of 2.11, bfloat16 on Hopper and data-center Blackwell.
+
+    Otherwise `torch._grouped_mm` copies the offsets to the host and loops over them (ATen's `_grouped_mm_fallback`),
+    which a CUDA graph cannot capture: it is not measured there.
+    """
+    import torch
+
+    return dtype == torch.bfloat16 and capability[0] in (9, 10)
 
 
 def _grouped(x: torch.Tensor, experts: Experts, route: Route) -> clock.Call:

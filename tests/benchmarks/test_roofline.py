@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness import records, roofline
+from motbench import roofline as command
 
 ROOT = Path(__file__).parents[2]
 LIMITS = records.Ceilings(matrix=800e12, copy=2e12)
@@ -44,6 +45,36 @@ def test_the_documented_mean_is_that_of_the_stored_run():
     ratios = [one.median("fused") / one.median("dense") for one in stored.points if records.DENSE in one.samples]
     said = f"geometric mean {roofline.geometric_mean(ratios):.3f}"
     assert said in (ROOT / "docs/kernels.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "measured"),
+    [
+        pytest.param("bfloat16", (9, 0), True, id="bfloat16-on-Hopper"),
+        pytest.param("float16", (9, 0), False, id="float16-loops-on-the-host"),
+        pytest.param("bfloat16", (8, 0), False, id="Ampere-loops-on-the-host"),
+    ],
+)
+def test_pytorchs_grouped_product_is_measured_where_it_has_one(monkeypatch, dtype, capability, measured):
+    """On a CPU that looks like a GPU of that capability: nothing is launched."""
+    import torch
+
+    import reference_impl
+    from reference_impl.contract import Experts, Route
+
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    kind = getattr(torch, dtype)
+    x, weight = torch.zeros(4, 8, dtype=kind), torch.zeros(2, 8, 8, dtype=kind)
+    arguments = (x, Experts(weight, None), Route.image_then_text(2, 2, x.device))
+    ways = roofline._ways(reference_impl.OPS, "linear", [arguments])
+    assert (roofline.GROUPED in ways) == measured
+
+
+def test_a_rival_that_was_not_measured_is_not_said_to_be_beaten():
+    others = {name: [2.0] for name in (records.DENSE, records.GATHER, roofline.SORTED)}
+    told = command._summary([point(1, 1, fused=[1.0], **others)])
+    assert told.endswith("faster than gather/scatter, two cuBLAS, sorted at 1 of 1; torch._grouped_mm was not measured")
 
 
 @pytest.mark.parametrize(
