@@ -47,8 +47,10 @@ def test_every_point_is_measured_nevertheless(results):
     assert {m: result.choices[0].tile for m, result in results.items()} == dict.fromkeys(range(1, 7), GOOD)
 
 
-def test_points_are_shared_among_devices(results):
-    assert {result.device for result in results.values()} == {"one", "two"}
+def test_points_are_shared_among_devices(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEET", str(tmp_path))
+    found = run([Task(point(m), (GOOD,)) for m in (1, 2)], devices=("one", "two"), serve=misbehaving.together)
+    assert {result.device for result in found} == {"one", "two"}
 
 
 def test_nothing_is_begun_without_time():

@@ -67,7 +67,7 @@ def test_an_op_that_raises_is_outside_and_the_others_go_on(tmp_path: Path, resul
     assert done.returncode == 1, done.stderr
     (record,) = [one for one in json.loads((tmp_path / "ops.json").read_text()) if not one["ok"]]
     assert (record["op"], record["reason"].startswith(says)) == ("rotary", True), record
-    assert "11 of 12 within their limits" in done.stdout
+    assert "12 of 13 within their limits" in done.stdout
     (kept,) = re.findall(r"rotary: the first traceback is in (\S+)", done.stdout)
     assert Path(kept).read_text().startswith("Traceback")
 
@@ -116,7 +116,7 @@ def test_bagels_own_sizes_are_refused_on_a_cpu() -> None:
 def test_an_implementation_that_agrees_passes() -> None:
     done = motbench("ops", "--impl", "reference_impl:OPS", "--case", "outliers", "--case", "no_rows")
     assert done.returncode == 0, done.stderr
-    assert "24 of 24 within their limits: reference float32 on cpu" in done.stdout
+    assert "26 of 26 within their limits: reference float32 on cpu" in done.stdout
 
 
 def test_an_unknown_case_is_refused() -> None:
