@@ -91,8 +91,8 @@ def path_of(goldens: Path, stack: Stack) -> Path:
 
 
 def write(path: Path, population: Population) -> None:
-    """Write figures, a list of numbers or names on one line."""
-    text = json.dumps(plain(population), indent=1, allow_nan=False)
+    """Write figures, a list of numbers or names on one line; not indented, as there are thousands."""
+    text = json.dumps(plain(population), indent=0, allow_nan=False)
     short = re.sub(
         r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), text
     )
