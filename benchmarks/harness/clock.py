@@ -107,7 +107,7 @@ def measure_gpu(calls: Sequence[Call], cache: Cache, rule: Rule = GPU_RULE) -> l
 
 
 @contextlib.contextmanager
-def replayed(calls: Sequence[Call], cache: Cache) -> Iterator[tuple[Any, int]]:
+def replayed(calls: Sequence[Call], cache: Cache) -> Iterator[tuple["Captured", int]]:
     """A graph of the calls that lasts GPU_SAMPLE, and how many calls are in it, on a stream of its own."""
     import torch
 
@@ -176,12 +176,29 @@ def _wall(call: Call, repeat: int) -> float:
     return (time.perf_counter() - start) / repeat
 
 
-def capture(calls: Sequence[Call], repeat: int) -> Any:
+@dataclass(frozen=True)
+class Captured:
+    """A CUDA graph, the calls in it, and what each returned last.
+
+    A graph reads and writes addresses and keeps no tensor alive. Whoever holds it must hold what its calls read, or a
+    replay reads memory that has become something else's.
+    """
+
+    graph: Any
+    calls: tuple[Call, ...]
+    results: tuple[Any, ...]
+
+    def replay(self) -> None:
+        """All calls once more, into the same results."""
+        self.graph.replay()
+
+
+def capture(calls: Sequence[Call], repeat: int) -> Captured:
     """One graph of `repeat` calls, going round `calls`. Results of a round stay alive, so that writes rotate too."""
     import torch
 
     graph = torch.cuda.CUDAGraph()
-    kept: list[object] = [None] * len(calls)
+    kept: list[Any] = [None] * len(calls)
     try:
         with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
             for i in range(repeat):
@@ -189,7 +206,7 @@ def capture(calls: Sequence[Call], repeat: int) -> Any:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise NotImplementedError(f"the call cannot be captured in a CUDA graph ({reason})") from error
-    return graph
+    return Captured(graph, tuple(calls), tuple(kept))
 
 
 def replay_seconds(graph: Any, times: int, meanwhile: Call = lambda: None) -> float:

@@ -1,5 +1,7 @@
 """The other ways to compute a step compute that step; and what a step is judged by, on a twin of BAGEL."""
 
+import contextlib
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,8 +18,8 @@ from bagel.step import Graphs
 from bagel.tokenizer import Tokenizer
 from benchmarks.harness.baselines import Way
 from benchmarks.harness.environment import repository_root
-from benchmarks.harness.step_time import SIZES, Step, distance, flops_of, prove, with_ops
-from benchmarks.harness.synthetic import BAGEL_7B, TWIN, random_bagel, with_layers
+from benchmarks.harness.step_time import SIZES, Step, captured, distance, flops_of, prove, with_ops
+from benchmarks.harness.synthetic import BAGEL_7B, LATENT_SIDE, TWIN, random_bagel, with_layers
 from reference_impl.contract import IMAGE, Experts
 
 GRID = Grid(3, 5)
@@ -117,3 +119,43 @@ def test_full_size_is_bagels() -> None:
     assert (language.hidden, language.layers, language.head_dim, BAGEL_7B.stride) == (3584, 28, 128, 16)
     assert with_layers(BAGEL_7B, 2).language.layers == 2
     assert [grid.n_tokens + 2 for grid in SIZES.values()] == list(SIZES)
+
+
+def test_positions_of_every_size_are_in_the_table() -> None:
+    assert [int(grid.positions(LATENT_SIDE).max()) for grid in SIZES.values()] == [2015, 4095]
+
+
+def test_a_captured_baseline_keeps_what_its_graph_reads(half: Step, without_a_gpu: None) -> None:
+    baseline = half.baseline("sorted", compiled=False)
+    alive = weakref.ref(baseline)
+    replay = captured(baseline)
+    del baseline
+    assert alive() is not None
+    assert replay().shape == (GRID.n_tokens, 64)
+
+
+@pytest.fixture
+def without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA streams and graphs that do nothing: what is captured runs once, as it is."""
+
+    class Nothing:
+        def wait_stream(self, _: object) -> None: ...
+        def replay(self) -> None: ...
+
+    for name in ("Stream", "CUDAGraph", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, Nothing)
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: contextlib.nullcontext())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", ["gather", "sorted", "dense"])
+def test_a_captured_baseline_replays_the_same_after_memory_is_used_again(way: Way) -> None:
+    tokenizer = Tokenizer.load(repository_root() / "tests/data/bagel_oracle/checkpoint")
+    model = random_bagel(TWIN, reference_impl.OPS, tokenizer, torch.device("cuda"), torch.bfloat16)
+    step = Step.of(model, GRID, rows=7)
+    expected = step.baseline(way, compiled=False)()
+    replay = captured(step.baseline(way, compiled=False))
+    others = [torch.full((n,), -1, device="cuda") for n in (1, GRID.n_tokens, 64, 4096) for _ in range(50)]
+    assert distance(expected, replay()) < 0.02
+    assert len(others) == 200
