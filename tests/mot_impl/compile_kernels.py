@@ -93,12 +93,12 @@ def by_rule(op: str, dtype: torch.dtype, m: int, k: int, capability: int = 90) -
 
 
 def tuned_variants() -> Iterator[Variant]:
-    """Every plain tile in the package's tile files, on the chip that it was measured on."""
+    """Every plain tile in the package's tile files, once for each K, on the chip that it was measured on."""
     for file in TileTable.load(None).files:
         capability = next(value for chip, value in CHIPS.items() if chip in file.device.split("_"))
-        for key, _, tile in file.entries:
-            if tile.kind == "gather":
-                yield matrix_variant(key.op, getattr(torch, key.dtype), key.k, tile, capability)
+        plain = {(key.op, key.dtype, key.k, tile): None for key, _, tile in file.entries if tile.kind == "gather"}
+        for op, dtype, k, tile in plain:
+            yield matrix_variant(op, getattr(torch, dtype), k, tile, capability)
 
 
 def matrix_variant(op: str, dtype: torch.dtype, k: int, tile: Tile, capability: int) -> Variant:

@@ -1,5 +1,6 @@
 """The Hopper kernel compiles for sm_90 on a machine without a GPU: no spilled register, and wgmma as it was written."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import triton
 
-from mot_impl.tiles import HOPPER_TRITON
+from mot_impl.tiles import HOPPER_TILE, HOPPER_TRITON, TileTable
 
 ROOT = Path(__file__).parents[2]
 SHARED_MEMORY = 232_448
@@ -30,8 +31,18 @@ def compiled(tmp_path_factory) -> list[dict[str, Any]]:
 
 
 def test_it_compiles_in_both_dtypes_gated_or_not_with_and_without_bias(compiled):
-    stages = {one["variant"].split()[-1] for one in compiled}
-    assert len({one["variant"] for one in compiled}) == 8 * len(stages)
+    """Of the rule's tile; a tuned number of stages is compiled for its own op and dtype."""
+    assert len({one["variant"] for one in compiled if one["variant"].endswith(str(HOPPER_TILE))}) == 8
+
+
+def test_it_compiles_in_every_tuned_number_of_stages(compiled):
+    tuned = {
+        str(dataclasses.replace(HOPPER_TILE, stages=tile.stages))
+        for file in TileTable.load(None).files
+        for _, _, tile in file.entries
+        if tile.kind == "hopper"
+    }
+    assert (len(tuned) > 0, tuned - {one["variant"][-len(str(HOPPER_TILE)) :] for one in compiled}) == (True, set())
 
 
 def test_no_register_is_spilled(compiled):
