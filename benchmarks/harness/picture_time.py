@@ -112,28 +112,32 @@ def measure(model: Bagel, ops: MoTOps, tasks: Sequence[str], steps: int, rounds:
     Raises ValueError for a task that is none, RuntimeError for a step that is wrong.
     """
     for task in tasks:
-        request = request_of(task, steps)
-        gc.collect()  # the graphs of the task before
-        ours = BagelPipeline(with_ops(model, ops)).with_graphs(3)
-        public = Public(with_ops(model, reference_impl.OPS))
-        point = PicturePoint(task, steps)
-        side = int(task.partition("-")[2]) // model.config.stride
-        step = Step.of(ours.model, Grid(side, side))
-        point.errors = prove(step, step.call(ours.model, None))
-        candidates: dict[str, BagelPipeline] = {FUSED: ours, EAGER: public}
-        for pipeline in candidates.values():
-            pipeline.generate(dataclasses.replace(request, steps=WARM_STEPS))
-        for _ in range(rounds):
-            for name, pipeline in candidates.items():
-                seconds, peak_bytes = _made(pipeline, request)
-                point.samples.setdefault(name, []).append(seconds)
-                point.peak_bytes = max(point.peak_bytes, peak_bytes) if name == FUSED else point.peak_bytes
-            yield point
+        yield from _measure_task(model, ops, task, steps, rounds)
+        gc.collect()  # its graphs, which nothing else holds now
+
+
+def _measure_task(model: Bagel, ops: MoTOps, task: str, steps: int, rounds: int) -> Iterator[PicturePoint]:
+    request = request_of(task, steps)
+    ours = BagelPipeline(with_ops(model, ops)).with_graphs(3)
+    public = Public(with_ops(model, reference_impl.OPS))
+    point = PicturePoint(task, steps)
+    side = int(task.partition("-")[2]) // model.config.stride
+    step = Step.of(ours.model, Grid(side, side))
+    point.errors = prove(step, step.call(ours.model, None))
+    candidates: dict[str, BagelPipeline] = {FUSED: ours, EAGER: public}
+    for pipeline in candidates.values():
+        pipeline.generate(dataclasses.replace(request, steps=WARM_STEPS))
+    for _ in range(rounds):
         for name, pipeline in candidates.items():
-            watch = Watch(torch.cuda.synchronize)
-            pipeline.generate(dataclasses.replace(request, steps=min(steps, STAGE_STEPS)), Probe(watch, inside=False))
-            point.stages[name] = watch.end()
+            seconds, peak_bytes = _made(pipeline, request)
+            point.samples.setdefault(name, []).append(seconds)
+            point.peak_bytes = max(point.peak_bytes, peak_bytes) if name == FUSED else point.peak_bytes
         yield point
+    for name, pipeline in candidates.items():
+        watch = Watch(torch.cuda.synchronize)
+        pipeline.generate(dataclasses.replace(request, steps=min(steps, STAGE_STEPS)), Probe(watch, inside=False))
+        point.stages[name] = watch.end()
+    yield point
 
 
 def _made(pipeline: BagelPipeline, request: ImageRequest) -> tuple[float, int]:

@@ -192,25 +192,29 @@ def measure(model: Bagel, sizes: Sequence[int], rounds: int, ways: Sequence[str]
     """
     weights_bytes = torch.cuda.memory_allocated()
     for m in sizes:
-        step = Step.of(model, SIZES[m])
-        point = StepPoint(m, CONTEXT, flops_of(model, m, CONTEXT), weights_bytes)
-        _measure_memory(step, point)
-        graphs = Graphs(2)
-        fused = step.call(model, graphs)
-        point.errors = prove(step, fused)
-        torch.cuda.empty_cache()
-        calls = {FUSED: fused, GUIDED: step.call(model, graphs, guided=True)}
-        point.kernels, point.span, point.busy = profiled(fused)
-        point.samples = interleaved(calls, 3)
-        yield point
-        calls[EAGER] = flashed(step.baseline("gather", compiled=False))
-        for name in ways:
-            try:
-                calls[name] = captured(step.baseline(COMPILED[name], compiled=True))
-            except Exception as error:  # a compiler may raise anything, and the other ways are still worth measuring
-                point.failed[name] = said(error)
-        point.samples = interleaved(calls, rounds)
-        yield point
+        yield from _measure_size(model, m, rounds, ways, weights_bytes)  # its end lets go of its graphs
+
+
+def _measure_size(model: Bagel, m: int, rounds: int, ways: Sequence[str], weights_bytes: int) -> Iterator[StepPoint]:
+    step = Step.of(model, SIZES[m])
+    point = StepPoint(m, CONTEXT, flops_of(model, m, CONTEXT), weights_bytes)
+    _measure_memory(step, point)
+    graphs = Graphs(2)
+    fused = step.call(model, graphs)
+    point.errors = prove(step, fused)
+    torch.cuda.empty_cache()
+    calls = {FUSED: fused, GUIDED: step.call(model, graphs, guided=True)}
+    point.kernels, point.span, point.busy = profiled(fused)
+    point.samples = interleaved(calls, 3)
+    yield point
+    calls[EAGER] = flashed(step.baseline("gather", compiled=False))
+    for name in ways:
+        try:
+            calls[name] = captured(step.baseline(COMPILED[name], compiled=True))
+        except Exception as error:  # a compiler may raise anything, and the other ways are still worth measuring
+            point.failed[name] = said(error)
+    point.samples = interleaved(calls, rounds)
+    yield point
 
 
 def _measure_memory(step: Step, point: StepPoint) -> None:
