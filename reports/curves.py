@@ -61,8 +61,8 @@ def svg(title: str, lines: Sequence[Curve], limit: Sequence[float], bounds: str 
     for i, line in enumerate(lines):
         parts.append(_line(frame, line.values, f"line line{i}"))
         parts.append(_text(WIDTH - RIGHT, 12 + 12 * i, line.name, f"key line{i}", "end") if len(lines) > 1 else "")
-    if limit:
-        parts += [_line(frame, limit, "limit"), _text(WIDTH - RIGHT, frame.y(limit[-1]) - 3, bounds, "key bad", "end")]
+    if drawn := [v for v in limit if _drawn(v)]:
+        parts += [_line(frame, limit, "limit"), _text(WIDTH - RIGHT, frame.y(drawn[-1]) - 3, bounds, "key bad", "end")]
     return _figure(title, parts)
 
 

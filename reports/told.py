@@ -158,7 +158,8 @@ def _annotation(kind: str, title: str, message: str) -> str:
 
 def escape(text: str) -> str:
     """Markdown and HTML out: a benchmark's name or an error message must not write on the page."""
-    for character, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "'"), ("\n", " ")):
+    marks = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "[": "&#91;", "]": "&#93;", "|": "\\|", "`": "'"}
+    for character, escaped in (marks | {"\n": " ", "\r": " "}).items():
         text = text.replace(character, escaped)
     return text
 

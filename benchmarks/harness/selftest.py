@@ -218,9 +218,13 @@ def op_parity(plan: Plan, ops: MoTOps) -> bool:
 
 
 def _agrees(plan: Plan, ops: MoTOps, work: Work, case: Case, dtype: torch.dtype) -> bool:
-    """Whether one op is within its limits on one named input. One that raises is not, whatever it raises."""
+    """Whether one op is within its limits on one named input. One that raises is not; a refusal and a full memory are
+    no finding about the fault, and are raised on.
+    """
     try:
         return gate.compare(ops, work.op, arguments(work, case, dtype, plan.device)).ok
+    except (NotImplementedError, torch.OutOfMemoryError):
+        raise
     except Exception:
         return False
 

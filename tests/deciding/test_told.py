@@ -60,6 +60,11 @@ def test_markdown_is_short_however_much_regressed(comparison: Any, rounds: Made)
     assert (text.count("| regressed |"), "20 more series: 20 regressed." in text) == (told.SHOWN, True)
 
 
+@pytest.mark.parametrize("said", ["[here](http://x)", "![a](b)", "a\rb", "a\nb"])
+def test_escaped_text_makes_no_link_picture_or_line(said: str) -> None:
+    assert not set("[]\r\n") & set(told.escape(said))
+
+
 def test_markdown_escapes_what_a_process_said(red: Joint) -> None:
     assert "&lt;script&gt;\\|'x'" in told.markdown(red)
     assert "<script>" not in told.markdown(red)

@@ -169,6 +169,10 @@ def test_a_curve_of_nothing_is_not_drawn() -> None:
     assert curves.svg("t", [Curve("a", [0.0, math.nan])], []) == ""
 
 
+def test_a_limit_that_ends_at_zero_is_named_where_it_was_last_drawn() -> None:
+    assert ">limit<" in curves.svg("t", [Curve("a", [1.0, 2.0])], [3.0, 0.0])
+
+
 def test_marks_of_a_histogram_carry_their_label() -> None:
     assert ">limit<" in curves.histogram("t", [Bar(0, 1, 3)], [("limit", 1.0, "limit")])
 
