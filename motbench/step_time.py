@@ -45,9 +45,9 @@ def step_time(
     sizes = size or list(step_time.SIZES)
     if wrong := [m for m in sizes if m not in step_time.SIZES]:
         raise ValueError(f"size {wrong[0]} is not one of {', '.join(map(str, step_time.SIZES))}")
-    options = f"--impl {impl} --dtype {dtype} --layers {layers} --rounds {rounds}" + (
-        f" --tiles {tiles}" if tiles else ""
-    )
+    options = f"--impl {impl} --dtype {dtype} --layers {layers} --rounds {rounds}"
+    options += "".join(f" --size {m}" for m in sizes) + "".join(f" --against {way}" for way in asked)
+    options += f" --tiles {tiles}" if tiles else ""
     provenance = environment.made_by(f"motbench step-time {options}")
     kept = json or RESULTS / f"{provenance.created[:19].replace(':', '')}.json"
     limits = roofline.ceilings(precision)
