@@ -26,12 +26,16 @@ ALL_GOOD = "all good runs"
 
 @dataclass(frozen=True)
 class Asked:
-    """What was tested: the faults on the cases with this plan, and whether that was all there is."""
+    """What was tested: the faults on the cases with this plan, and whether that was all there is.
+
+    words  options of `motbench golden selftest` that choose the same again
+    """
 
     plan: Plan
     cases: Sequence[str]
     faults: Sequence[Fault]
     full: bool
+    words: tuple[str, ...] = ()
 
 
 def rate(seen: Sequence[bool]) -> Rate:
@@ -62,7 +66,7 @@ def record(asked: Asked, outcomes: Sequence[Outcome], seconds: float) -> Selftes
         alarms=alarms,
         status=status,
         reason=reason,
-        reproduce=_command(asked.plan, [] if asked.full else ["--reduced"]),
+        reproduce=_command(asked.plan, list(asked.words)),
         seconds=seconds,
     )
 

@@ -109,7 +109,10 @@ def growing(judged: Judged, what: Chosen, jobs: int = 1) -> Iterator[Selftest]:
     else:
         tasks = selftest_plan.reduced(cases, faults, what.draws, int(wanted > 0))
     used = [one.name for one in cases if any(task.case == one.name for task in tasks)]
-    asked = Asked(plan, used, faults, what.full and not what.cases and not what.faults)
+    words = [] if what.full else ["--reduced"]
+    words += [word for name in what.cases or () for word in ("--case", name)]
+    words += [word for name in what.faults or () for word in ("--fault", name)]
+    asked = Asked(plan, used, faults, what.full and not what.cases and not what.faults, tuple(words))
     outcomes: list[Outcome] = []
     for done, (task, of_task) in enumerate(_finished(judged, tasks, jobs), 1):
         outcomes += of_task

@@ -154,6 +154,12 @@ def recorded(outcomes: list[Outcome], full: bool = True) -> Selftest:
     return record(Asked(plan(), ["a case"], [FAULTS["wrong seed"]], full), outcomes, 1.0)
 
 
+def test_the_line_that_makes_it_again_chooses_the_same() -> None:
+    asked = Asked(plan(), ["a case"], [FAULTS["wrong seed"]], False, ("--case", "a case"))
+    words = "motbench golden selftest --case 'a case' --impl reference"
+    assert record(asked, quiet(1), 1.0).reproduce.startswith(words)
+
+
 @pytest.mark.parametrize(
     ("outcomes", "full", "status", "reason"),
     [
