@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import statistics
 import time
 import typing
 from collections.abc import Callable
 from typing import Any
+
+from benchmarks.harness.stages import medians
 
 if typing.TYPE_CHECKING:
     from reference_impl.contract import MoTOps
@@ -83,4 +84,4 @@ def of_picture(make: Callable[[MoTOps], Callable[[], object]], ops: MoTOps, devi
     for _ in range(PICTURES + 1):
         generate()
         runs.append(ledger.seconds())
-    return {name: statistics.median(run.get(name, 0.0) for run in runs[1:]) for name in runs[-1]}
+    return medians(runs[1:])

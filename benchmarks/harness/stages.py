@@ -10,7 +10,7 @@ import dataclasses
 import statistics
 import time
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 if typing.TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +72,16 @@ def of_picture(generate: Callable[..., object], device: str) -> dict[str, float]
         watch = Watch(_settle(device))
         generate(_outside(Probe(watch)))
         runs.append(watch.end())
-    return {stage: statistics.median(run.get(stage, 0.0) for run in runs) for stage in runs[0]}
+    return medians(runs)
+
+
+def medians(runs: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Median seconds of every name that any picture has, in the order of their first appearance.
+
+    Every picture was watched from beginning to end: one that lacks a name spent no time in it.
+    """
+    names = dict.fromkeys(name for run in runs for name in run)
+    return {name: statistics.median(run.get(name, 0.0) for run in runs) for name in names}
 
 
 def _outside(probe: Probe) -> Probe:

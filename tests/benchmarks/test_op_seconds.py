@@ -73,3 +73,12 @@ def test_ops_of_a_picture_stay_within_it(one_thread: None) -> None:
     found = op_seconds.of_picture(make, reference_impl.OPS, "cpu")
     assert {"linear", "attention"} <= set(found)
     assert 0 < sum(found.values()) < max(taken)
+
+
+def test_an_op_that_the_last_picture_does_not_call_is_an_op(ops: MoTOps) -> None:
+    pictures = iter(range(op_seconds.PICTURES + 1))
+
+    def make(watched: MoTOps) -> Callable[[], object]:
+        return lambda: watched.rotary(None, None) if next(pictures) < op_seconds.PICTURES else None
+
+    assert 0.009 < op_seconds.of_picture(make, ops, "cpu")["rotary"] < 1

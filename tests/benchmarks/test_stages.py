@@ -6,7 +6,7 @@ import torch
 
 import reference_impl
 from bagel.pipeline import BagelPipeline, ImageRequest
-from bagel.probe import Site
+from bagel.probe import Probe, Site
 from benchmarks.harness import stages
 from benchmarks.harness.environment import repository_root
 
@@ -29,6 +29,20 @@ def test_the_device_is_waited_for_where_a_stage_ends() -> None:
         watch(Site("denoise", op), NOTHING)
     watch.end()
     assert len(waited) == 3
+
+
+def test_a_stage_of_later_pictures_is_a_stage() -> None:
+    asked = iter([["text"], ["vit", "text"], ["vit", "text"]])  # a picture is seen only the second time
+
+    def generate(probe: Probe) -> None:
+        for phase in (*next(asked), "denoise"):
+            probe.at(phase=phase)("k", NOTHING)
+
+    assert {"context: picture as seen", "context: text"} <= set(stages.of_picture(generate, "cpu"))
+
+
+def test_what_most_pictures_lack_took_no_time() -> None:
+    assert stages.medians([{"a": 1.0}, {"a": 2.0, "b": 5.0}, {"a": 3.0}]) == {"a": 2.0, "b": 0.0}
 
 
 def test_stages_of_a_picture_add_up_to_it(one_thread: None) -> None:
