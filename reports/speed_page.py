@@ -61,7 +61,7 @@ class Kernels:
 
 @dataclass(frozen=True)
 class StageRow:
-    """One way to make one picture: seconds per stage, the median over processes, and their sum."""
+    """One way to make one picture: seconds per stage, the median over the processes that have it, and their sum."""
 
     series: str
     seconds: dict[str, float]
@@ -114,7 +114,7 @@ def stages(records: list[Stages]) -> list[StageRow]:
     rows = []
     for group in groups.values():
         names = dict.fromkeys(name for record in group for name in record.seconds)
-        medians = {name: statistics.median(r.seconds.get(name, 0.0) for r in group) for name in names}
+        medians = {name: statistics.median(r.seconds[name] for r in group if name in r.seconds) for name in names}
         rows.append(StageRow(" ".join(group[0].params.values()), medians, len(group)))
     return sorted(rows, key=lambda row: row.series)
 

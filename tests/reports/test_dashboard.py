@@ -200,6 +200,13 @@ def test_stages_are_medians_over_processes() -> None:
     assert (row.total, row.processes) == (2.0, 3)
 
 
+def test_a_stage_is_the_median_of_the_processes_that_have_it() -> None:
+    seconds = [{"denoising": 1.0}, {"denoising": 1.0, "vision": 4.0}, {"denoising": 1.0}]
+    records = [Stages("g", {"task": "edit"}, A, "f", 1, i, i, "", each) for i, each in enumerate(seconds)]
+    (row,) = speed_page.stages(records)
+    assert row.seconds == {"denoising": 1.0, "vision": 4.0}
+
+
 def test_a_moved_number_has_no_percentage() -> None:
     event = history.judged(40, 40).events[0]
     assert dashboard.by(replace(event, ratio=math.nan)) == ""
