@@ -123,30 +123,44 @@ def key(series: Series) -> Key:
 
 
 def rounds_of(lines: Iterable[Timing], profile: str) -> dict[Key, Rounds]:
-    """Join the processes of each series into whole rounds. Of a process that was repeated, the last one counts.
+    """The whole rounds of each series, of the processes that `by_series` joins and the rounds that `counted` keeps."""
+    return {name: _rounds(by_round, profile) for name, by_round in by_series(lines).items()}
 
-    One whose GPU ran far below the clock of the others does not count, nor does its round.
-    """
+
+def by_series(lines: Iterable[Timing]) -> dict[Key, dict[int, dict[str, Timing]]]:
+    """Join sound processes by series, round and side. Of a process that was repeated, the last one counts."""
     found: dict[Key, dict[int, dict[str, Timing]]] = defaultdict(lambda: defaultdict(dict))
     for line in lines:
-        if line.side and line.samples and all(0 < sample < math.inf for sample in line.samples):
+        if line.side and sound(line):
             found[key(Series(line.benchmark, line.params))][line.round][line.side] = line
-    return {name: _rounds(by_round, profile) for name, by_round in found.items()}
+    return found
 
 
-def _rounds(by_round: dict[int, dict[str, Timing]], profile: str) -> Rounds:
+def sound(line: Timing) -> bool:
+    """Whether a record has times, all of them possible, and a clock for each, unless its clock was not measured."""
+    clocks = line.clock.sm_mhz if line.clock else [1] * len(line.samples)
+    return len(clocks) == len(line.samples) > 0 and all(0 < value < math.inf for value in (*line.samples, *clocks))
+
+
+def counted(by_round: dict[int, dict[str, Timing]]) -> list[dict[str, Timing]]:
+    """The whole rounds of one series by side, in order; without those that ran far below the clock of the others."""
     every = [line for sides in by_round.values() for line in sides.values()]
     usual = statistics.median([line.clock.usual_mhz for line in every if line.clock] or [0.0])
-    whole = [
-        [sides[side] for side in ("base", "head", "again")]
+    return [
+        sides
         for _, sides in sorted(by_round.items())
         if len(sides) == 3
         and not any(line.clock and line.clock.usual_mhz < SLOW_CLOCK * usual for line in sides.values())
     ]
+
+
+def _rounds(by_round: dict[int, dict[str, Timing]], profile: str) -> Rounds:
+    whole = [[sides[side] for side in ("base", "head", "again")] for sides in counted(by_round)]
     seconds = [_triplet([stats.figure(line.samples, profile) for line in sides]) for sides in whole]
     clocked = all(line.clock for sides in whole for line in sides)
     cycles = [_triplet([_cycles(line, profile) for line in sides]) for sides in whole] if clocked else []
-    return Rounds(Series(every[0].benchmark, every[0].params), seconds, len(by_round) - len(whole), cycles)
+    one = next(line for sides in by_round.values() for line in sides.values())
+    return Rounds(Series(one.benchmark, one.params), seconds, len(by_round) - len(whole), cycles)
 
 
 def _cycles(line: Timing, profile: str) -> float:

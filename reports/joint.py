@@ -68,7 +68,7 @@ class Joint:
 
     image    None where only speed was asked for
     skipped  series that one of the commits does not have, with the reason: listed, not counted
-    damage   records that could not be read or belong to something else
+    damage   records that could not be read, contradict themselves or belong to something else
     explained  the change of each whole picture, by op
     """
 
@@ -187,6 +187,8 @@ def _lines(folder: Path, asked: Asked) -> tuple[list[Timing], list[str]]:
     ]
     if len(own) < len(lines):
         damage.append(f"{len(lines) - len(own)} records are of another machine, commit or protocol and do not count")
+    if unsound := sum(not decide.sound(line) for line in own):
+        damage.append(f"records without a possible time, or a clock, for every sample: {unsound}; they do not count")
     return own, damage
 
 

@@ -58,3 +58,16 @@ def test_cycles_are_time_times_clock(comparison, rounds, mhz: int) -> None:
     measured(comparison, rounds(noise=0.0), head_mhz=mhz)
     (found,) = comparison.judge().decisions
     assert found.cycles.ratio == pytest.approx(mhz / 1980)
+
+
+@pytest.mark.parametrize("clocks", [[], [1980, 1980], [0]], ids=str)
+def test_a_record_without_a_clock_for_every_sample_costs_its_round_and_is_said(
+    comparison, rounds, clocks: list[int]
+) -> None:
+    measured(comparison, rounds())
+    bad = Clock(1980.0, clocks, [50], [400.0], [""], {})
+    for side in ("base", "head", "again"):
+        comparison.line(rounds().series, side, 12, [1.0], clock=bad if side == "head" else clock(1980))
+    found = comparison.judge()
+    assert (found.decisions[0].rounds, found.decisions[0].cycles is None) == (12, False)
+    assert found.damage == ["records without a possible time, or a clock, for every sample: 1; they do not count"]
