@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness.records import Series, Stages, Timing, read_lines
-from reports import stats, words
-from reports.decide import Key, key
+from reports import decide, stats, words
 
 LEAST = 2
 UNEXPLAINED = "everything else"
@@ -46,23 +44,31 @@ Process = tuple[float, dict[str, float]]
 """Seconds of the picture, and of its ops."""
 
 
-def read(folder: Path, timing: Sequence[Timing], profile: str) -> list[Explained]:
-    """Every picture of a comparison whose ops were recorded in at least LEAST whole rounds."""
-    ops = {(one.commit, one.round, one.pid): one for one in read_lines(folder / "ops.jsonl", Stages)[0]}
-    found: dict[Key, dict[int, dict[str, Process]]] = defaultdict(lambda: defaultdict(dict))
-    series: dict[Key, Series] = {}
-    for line in timing:
-        told = ops.get((line.commit, line.round, line.pid))
-        if told is not None and (told.benchmark, told.params) == (line.benchmark, line.params):
-            one = Series(line.benchmark, line.params)
-            series[key(one)] = one
-            found[key(one)][line.round][line.side] = stats.figure(line.samples, profile), told.seconds
+def read(folder: Path, timing: Sequence[Timing], profile: str) -> tuple[list[Explained], list[str]]:
+    """Every picture whose ops were recorded in at least LEAST of the rounds that its verdict counts; and what is left
+    out, a line each.
+    """
+    records, broken = read_lines(folder / "ops.jsonl", Stages)
+    damage = [f"ops.jsonl has {broken} unreadable {'line' if broken == 1 else 'lines'}"] if broken else []
+    ops = {_process(one): one.seconds for one in records if all(map(math.isfinite, one.seconds.values()))}
     made = []
-    for name, rounds in found.items():
-        whole = [sides for sides in rounds.values() if len(sides) == 3]
+    for by_round in decide.by_series(timing).values():
+        counted = decide.counted(by_round)
+        # An op that is missing was not called and took no time; where all are missing, they were not measured.
+        if not any(ops.get(_process(line)) for sides in counted for line in sides.values()):
+            continue
+        whole = [sides for sides in counted if all(ops.get(_process(line)) for line in sides.values())]
+        series = Series(counted[0]["base"].benchmark, counted[0]["base"].params)
+        if len(whole) < len(counted):
+            less = f"{len(counted) - len(whole)} of {len(counted)} rounds"
+            damage.append(f"{series.label}: {less} miss the ops of a process and are not in the table by op")
         if len(whole) >= LEAST:
-            made.append(_explained(series[name], whole))
-    return made
+            rounds = [
+                {side: (stats.figure(line.samples, profile), ops[_process(line)]) for side, line in sides.items()}
+                for sides in whole
+            ]
+            made.append(_explained(series, rounds))
+    return made, damage
 
 
 def lines(explained: Explained) -> list[str]:
@@ -75,6 +81,10 @@ def lines(explained: Explained) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return [f"{explained.series.label}, milliseconds (± one standard error):", *(f"  {line}" for line in table)]
+
+
+def _process(line: Timing | Stages) -> tuple[decide.Key, str, int, int]:
+    return decide.key(Series(line.benchmark, line.params)), line.commit, line.round, line.pid
 
 
 def _explained(series: Series, rounds: Sequence[dict[str, Process]]) -> Explained:

@@ -119,8 +119,8 @@ def judge(folder: Path, entries: Sequence[Accepted], today: date, with_image: bo
     decisions.sort(key=lambda one: (bool(one.accepted), -SEVERITY.index(one.status), -_moved(one)))
     status = worst_of(decisions)
     sentence = _sentence(image.sentence if image else "", speed_sentence(decisions))
-    pictures = explained.read(folder, timing, asked.environment.profile)
-    return Joint(asked, status, sentence, image, decisions, skipped, damage, explained=pictures)
+    pictures, left_out = explained.read(folder, timing, asked.environment.profile)
+    return Joint(asked, status, sentence, image, decisions, skipped, [*damage, *left_out], explained=pictures)
 
 
 def write(folder: Path, asked: Asked) -> None:
