@@ -19,11 +19,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from benchmarks.harness import images
 from benchmarks.harness.calibrate_files import Runs
 from benchmarks.harness.golden_limits import KINDS, Kind, distance, of_distance
+from benchmarks.harness.rates import rate
 from benchmarks.harness.records import Rate
 from reference_impl.tolerance import FACTOR
 
@@ -54,9 +54,6 @@ FLOORS = {
 by in float32 (docs/golden-images.md), in the units of every metric; two levels on a thousandth of them; of latents
 one rounding.
 """
-
-CONFIDENCE = 0.95
-"""Of each bound alone."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +113,6 @@ def _loose(name: str, value: float) -> float:
         return max(0.0, math.floor(limit * 100) / 100)
     limit = max(0.0, limit)
     return float(f"{limit:.6f}") if name in images.AT_LEAST else float(f"{limit:.3g}")
-
-
-def rate(seen: int, runs: int) -> Rate:
-    """A share with its Clopper-Pearson bounds (records.Rate)."""
-    if runs == 0:
-        return Rate(0, 0, math.nan, math.nan)
-    bounds = stats.binomtest(seen, runs).proportion_ci(2 * CONFIDENCE - 1, method="exact")
-    return Rate(seen, runs, float(bounds.low), float(bounds.high))
 
 
 def alarms(cases: Sequence[Spread], by: float | None = None) -> tuple[Rate, Rate]:

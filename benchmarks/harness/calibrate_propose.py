@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from benchmarks.harness import environment, images
 from benchmarks.harness.calibrate_files import Figures, Population
-from benchmarks.harness.calibrate_limits import Spread, alarms, factor, limits, rate, seen
+from benchmarks.harness.calibrate_limits import Spread, alarms, factor, limits, seen
 from benchmarks.harness.golden_approval import AllLimits, LimitsRecord, Overlay, given, limits_sha256
 from benchmarks.harness.golden_case import GoldenCase, checkpoint_sha256
 from benchmarks.harness.golden_known import base_factor, figures_of, pooled
 from benchmarks.harness.golden_limits import KINDS, Kind, Limits
+from benchmarks.harness.rates import rate
 from benchmarks.harness.records import Rate
 
 ByDtype = Mapping[str, Limits]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from scipy.stats import binomtest
-
 from benchmarks.harness.fault import Fault
 from benchmarks.harness.goldens import Plan
+from benchmarks.harness.rates import rate
 from benchmarks.harness.records import TIERS, Detection, Rate, Selftest, Status
 from benchmarks.harness.selftest import Outcome
 
@@ -20,7 +18,6 @@ SEEN_AT_LEAST, ALARMS_AT_MOST = 0.95, 0.01
 GOOD_RUNS = 299
 """Without one alarm they bound the rate by 1 % at 95 % confidence: 0.95 = 1 - 0.99 ^ 299."""
 
-CONFIDENCE = 0.95
 ALL_GOOD = "all good runs"
 
 
@@ -38,13 +35,9 @@ class Asked:
     words: tuple[str, ...] = ()
 
 
-def rate(seen: Sequence[bool]) -> Rate:
-    """How many of these runs, with the bounds of records.Rate."""
-    count, runs = sum(seen), len(seen)
-    if not runs:
-        return Rate(0, 0, math.nan, math.nan)
-    low, high = (binomtest(count, runs, alternative=side).proportion_ci(CONFIDENCE) for side in ("greater", "less"))
-    return Rate(count, runs, float(low.low), float(high.high))
+def share(seen: Sequence[bool]) -> Rate:
+    """How many of these runs."""
+    return rate(sum(seen), len(seen))
 
 
 def record(asked: Asked, outcomes: Sequence[Outcome], seconds: float) -> Selftest:
@@ -80,7 +73,7 @@ def _of_fault(asked: Asked, fault: Fault, outcomes: Sequence[Outcome]) -> Detect
         what=fault.what,
         part=fault.part,
         tier=fault.tier,
-        seen=rate([one.tiers[fault.tier] for one in own if fault.tier in one.tiers]),
+        seen=share([one.tiers[fault.tier] for one in own if fault.tier in one.tiers]),
         **_alone(own),
         wrong=[_command(asked.plan, line) for line in words],
     )
@@ -93,7 +86,7 @@ def _of_good(name: str, own: Sequence[Outcome]) -> Detection:
         what="",
         part="",
         tier="",
-        seen=rate([bool(tiers) for _, tiers in alarming]),
+        seen=share([bool(tiers) for _, tiers in alarming]),
         **_alone(own),
         wrong=[f"{one.case}, {one.name} {one.draw}: {', '.join(tiers)}" for one, tiers in alarming if tiers],
     )
@@ -103,7 +96,7 @@ def _alone(own: Sequence[Outcome]) -> dict[str, dict[str, Rate]]:
     """Tier, metric and gate, each alone."""
     return {
         kind: {
-            name: rate([getattr(one, kind)[name] for one in own if name in getattr(one, kind)])
+            name: share([getattr(one, kind)[name] for one in own if name in getattr(one, kind)])
             for name in dict.fromkeys(name for one in own for name in getattr(one, kind))
         }
         for kind in ("tiers", "metrics", "gates")

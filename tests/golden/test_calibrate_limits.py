@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import calibrate_files, calibrate_limits
+from benchmarks.harness import calibrate_files
 from benchmarks.harness.calibrate_files import Figures, Population, Runs
 from benchmarks.harness.calibrate_limits import FLOORS, Spread, alarms, factor, limits, p_value, seen
 from benchmarks.harness.environment import here as environment
@@ -108,11 +108,6 @@ def test_a_limit_is_at_least_the_floor_and_the_floor_is_not_multiplied() -> None
 
 def test_a_similarity_has_no_limit_under_zero() -> None:
     assert limits({"ssim_worst_tile": 0.9}, 2.0) == {"ssim_worst_tile": 0.0}
-
-
-def test_299_clean_runs_bound_the_rate_by_one_percent() -> None:
-    found = calibrate_limits.rate(0, 299)
-    assert (found.low, found.high) == (0, pytest.approx(0.00997, abs=1e-5))
 
 
 def test_a_prompt_has_no_part_in_the_factor_that_judges_it() -> None:

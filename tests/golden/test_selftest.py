@@ -15,9 +15,10 @@ from benchmarks.harness.fault import TILE, Fault, Place, Setting
 from benchmarks.harness.faults import FAULTS, chosen
 from benchmarks.harness.golden_case import GoldenCase, read_case
 from benchmarks.harness.good_runs import held_out
+from benchmarks.harness.rates import rate
 from benchmarks.harness.records import Selftest, from_dict
 from benchmarks.harness.selftest import Outcome, Stand, another, faulty, good, made, op_parity
-from benchmarks.harness.selftest_table import Asked, markdown, rate, record
+from benchmarks.harness.selftest_table import Asked, markdown, record
 from tests.golden.conftest import EDIT, FACTS, approve, change, plan
 
 GUIDANCE = {"text_scale": 4.0, "image_scale": 1.0, "interval": [0.2, 1.0], "renorm_type": "global", "renorm_min": 0.0}
@@ -220,7 +221,7 @@ def test_a_record_comes_back_from_json_and_has_its_tables(tmp_path: Path) -> Non
     ids=["no-alarm", "all-seen", "no-run"],
 )
 def test_bounds_are_clopper_and_pearsons(seen: int, runs: int, low: float, high: float) -> None:
-    found = rate([True] * seen + [False] * (runs - seen))
+    found = rate(seen, runs)
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4, nan_ok=True)
 
 
