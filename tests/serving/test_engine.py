@@ -14,7 +14,7 @@ def held(order: list[int]) -> tuple[threading.Event, Engine]:
     gate = threading.Event()
 
     def make(request):
-        gate.wait(30)
+        gate.wait(5)
         order.append(request)
         return request
 
