@@ -77,7 +77,14 @@ def on_hopper(x: Tensor, experts: Experts, route: Route, tile: Tile, gated: bool
 
 
 def operands(experts: Experts) -> tuple[Tensor, ...]:
-    """The tensors of a layer: its weight, and its bias if it has one."""
+    """The tensors of a dense layer: its weight, and its bias if it has one. Raises NotImplementedError for others."""
+    require(
+        experts.kind == "dense",
+        "mot_impl has no kernel for {} experts on device {}; use dense ones, or the reference",
+        experts.kind,
+        experts.weight.device,
+        error=NotImplementedError,
+    )
     return (experts.weight,) if experts.bias is None else (experts.weight, experts.bias)
 
 

@@ -1,11 +1,12 @@
 """The door of every op: what both implementations refuse, in the same words, before they compute anything."""
 
+import torch
 from torch import Tensor
 
-from reference_impl.contract import Experts, QKNorm, Rotary, Route, require
+from reference_impl.contract import Experts, KVSlice, QKNorm, QuantisedRows, Rotary, Route, Rows, require
 
 
-def check_same_place(name: str, tensor: Tensor, x: Tensor) -> None:
+def check_same_place(name: str, tensor: Tensor, x: Rows) -> None:
     """`tensor` must have the dtype and device of `x`."""
     require(
         tensor.dtype == x.dtype,
@@ -18,9 +19,14 @@ def check_same_place(name: str, tensor: Tensor, x: Tensor) -> None:
     require(tensor.device == x.device, "{} is on {} but x is on {}; move one of them", name, tensor.device, x.device)
 
 
-def check_rows(x: Tensor, route: Route) -> None:
+def check_rows(x: Rows, route: Route) -> None:
     """`x` must have one row per routed row, on the route's device."""
-    require(x.is_floating_point(), "x is {} but must be floating point", x.dtype, error=TypeError)
+    require(
+        x.dtype.is_floating_point and x.dtype.itemsize > 1,
+        "x is {} but must be floating point, of 16 bits at least",
+        x.dtype,
+        error=TypeError,
+    )
     require(x.shape[0] == route.n_rows, "x has {} rows but the route has {}; they must agree", x.shape[0], route.n_rows)
     require(
         x.device == route.rows.device,
@@ -30,9 +36,9 @@ def check_rows(x: Tensor, route: Route) -> None:
     )
 
 
-def check_linear(x: Tensor, experts: Experts, route: Route) -> None:
+def check_linear(x: Rows, experts: Experts, route: Route) -> None:
     """The door of `linear` and `gated_linear`."""
-    require(x.ndim == 2, "x has shape {} but must be [M, K]", tuple(x.shape))
+    require(len(x.shape) == 2, "x has shape {} but must be [M, K]", tuple(x.shape))
     check_rows(x, route)
     require(
         x.shape[1] == experts.n_in,
@@ -40,10 +46,78 @@ def check_linear(x: Tensor, experts: Experts, route: Route) -> None:
         x.shape[1],
         experts.n_in,
     )
-    check_same_place("weight", experts.weight, x)
+    if experts.kind == "dense":
+        check_unquantised(x, experts)
+        check_same_place("weight", experts.weight, x)
+        return
+    if experts.kind == "int8":
+        check_unquantised(x, experts)
+    require(
+        experts.weight.device == x.device,
+        "weight is on {} but x is on {}; move one of them",
+        experts.weight.device,
+        x.device,
+    )
+    if experts.bias is not None:
+        check_same_place("bias", experts.bias, x)
 
 
-def check_gated_linear(x: Tensor, gate_up: Experts, route: Route) -> None:
+def check_unquantised(x: Rows, experts: Experts) -> None:
+    """Only fp8 experts take QuantisedRows."""
+    require(
+        not isinstance(x, QuantisedRows),
+        "x is quantised to fp8 but the experts are {}; give them x as it was",
+        experts.kind,
+        error=TypeError,
+    )
+
+
+def check_scales(experts: Experts, name: str = "weight") -> None:
+    """Refuse scales that are not finite and above 0, calling the layer `name`. It looks at values: where weights are
+    made or loaded, not in an op. Raises ValueError.
+    """
+    for what, scale in (("scale", experts.scale), ("input_scale", experts.input_scale)):
+        if scale is None:
+            continue
+        wrong = scale[~((scale > 0) & scale.isfinite())]
+        require(
+            len(wrong) == 0,
+            "{} has {} {} of {} that are not finite and above 0, first {}; quantise it again",
+            name,
+            len(wrong),
+            what,
+            scale.numel(),
+            float(wrong[0]) if len(wrong) else 0.0,
+        )
+
+
+def check_quantise(x: Tensor, route: Route, input_scale: Tensor | None) -> None:
+    """The door of `quantise_rows`."""
+    require(x.ndim == 2, "x has shape {} but must be [M, K]", tuple(x.shape))
+    check_rows(x, route)
+    check_input_scale(input_scale, x)
+
+
+def check_input_scale(input_scale: Tensor | None, x: Tensor) -> None:
+    """A fixed scale of the input, one per expert: [2] float32 on the device of x."""
+    if input_scale is None:
+        return
+    require(input_scale.shape == (2,), "input_scale has shape {} but must be [2]", tuple(input_scale.shape))
+    require(
+        input_scale.dtype == torch.float32,
+        "input_scale is {} but must be torch.float32",
+        input_scale.dtype,
+        error=TypeError,
+    )
+    require(
+        input_scale.device == x.device,
+        "input_scale is on {} but x is on {}; move one of them",
+        input_scale.device,
+        x.device,
+    )
+
+
+def check_gated_linear(x: Rows, gate_up: Experts, route: Route) -> None:
     """The door of `gated_linear`: an even number of output rows, gate first."""
     check_linear(x, gate_up, route)
     require(
@@ -53,7 +127,7 @@ def check_gated_linear(x: Tensor, gate_up: Experts, route: Route) -> None:
     )
 
 
-def check_gated_mlp(x: Tensor, gate_up: Experts, down: Experts, route: Route) -> None:
+def check_gated_mlp(x: Rows, gate_up: Experts, down: Experts, route: Route) -> None:
     """The door of `gated_mlp`."""
     check_gated_linear(x, gate_up, route)
     require(
@@ -97,7 +171,7 @@ def check_rotary(x: Tensor, table: Rotary) -> None:
     )
 
 
-def check_qk_norm_rotary(qkv: Tensor, norm: QKNorm, table: Rotary, route: Route) -> None:
+def check_qk_norm_rotary(qkv: Tensor, norm: QKNorm, table: Rotary, route: Route, into: KVSlice | None = None) -> None:
     """The door of `qk_norm_rotary`."""
     require(qkv.ndim == 2, "qkv has shape {} but must be [M, (H + 2G) * d]", tuple(qkv.shape))
     check_rows(qkv, route)
@@ -126,6 +200,20 @@ def check_qk_norm_rotary(qkv: Tensor, norm: QKNorm, table: Rotary, route: Route)
         table.cos.device,
         qkv.device,
     )
+    if into is not None:
+        _check_into(into, qkv, norm)
+
+
+def _check_into(into: KVSlice, qkv: Tensor, norm: QKNorm) -> None:
+    require(
+        into.k.shape[1:] == (norm.n_kv_heads, norm.head_dim),
+        "cached k is {} but must be [T, {}, {}]",
+        tuple(into.k.shape),
+        norm.n_kv_heads,
+        norm.head_dim,
+    )
+    require(into.n_rows == len(qkv), "{} rows of a cache for {} rows of qkv; they must agree", into.n_rows, len(qkv))
+    check_same_place("cached k", into.k, qkv)
 
 
 def check_attention(q: Tensor, k: Tensor, v: Tensor) -> None:
