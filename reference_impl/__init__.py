@@ -4,7 +4,14 @@ from reference_impl.attention import attention
 from reference_impl.contract import MoTOps, Problem
 from reference_impl.linear import linear
 from reference_impl.mlp import gated_linear, gated_mlp
-from reference_impl.norm import add_rms_norm, head_rms_norm, rms_norm
+from reference_impl.norm import (
+    add_rms_norm,
+    head_rms_norm,
+    quantised_add_rms_norm,
+    quantised_rms_norm,
+    rms_norm,
+)
+from reference_impl.quantise import quantise_rows
 from reference_impl.rotary import qk_norm_rotary, rotary
 
 
@@ -24,4 +31,7 @@ OPS = MoTOps(
     gated_mlp=gated_mlp,
     attention=attention,
     describe_tile=_describe_tile,
+    quantise_rows=quantise_rows,
+    quantised_rms_norm=quantised_rms_norm,
+    quantised_add_rms_norm=quantised_add_rms_norm,
 )

@@ -1,4 +1,5 @@
-"""The vocabulary that both implementations share: Route, Experts, QuantisedRows, QKNorm, Rotary, Problem, MoTOps.
+"""The vocabulary that both implementations share: Route, Experts, QuantisedRows, QKNorm, Rotary, KVSlice,
+Problem, MoTOps.
 
 Nothing here computes. Every op of the contract is a function of these objects; `reference_impl` says what it means in
 plain PyTorch and `mot_impl` computes the same with fused kernels.
@@ -450,7 +451,10 @@ class KVSlice:
     def keep(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Copy k and v [M, G, d] to their rows; returns the whole cache, (k, v), which then holds them."""
         for kept, new in ((self.k, k), (self.v, v)):
-            kept[self.rows] = new.to(kept.dtype)
+            if isinstance(self.rows, slice):
+                kept[self.rows] = new
+            else:
+                kept.index_copy_(0, self.rows, new.to(kept.dtype))
         return self.k, self.v
 
 

@@ -1,12 +1,15 @@
 """The layers of a MoT model as modules, over any implementation's ops and for any number of ranks.
 
-Each is built from whole weights and keeps its rank's part of them (reference_impl.parallel). A call of a linear one
-returns (y, bias): the bias that `skip_bias_add` left to the caller, [2, N] text first, or None. Inference only.
+Each is built from whole weights, dense or quantised, and keeps its rank's part of them (reference_impl.parallel). A
+call of a linear one returns (y, bias): the bias that `skip_bias_add` left to the caller, [2, N] text first, or None.
+Inference only.
 """
+
+from dataclasses import replace
 
 from torch import Tensor, nn
 
-from reference_impl.contract import Experts, MoTOps, QKNorm, Route
+from reference_impl.contract import Experts, MoTOps, QKNorm, Route, Rows
 from reference_impl.parallel import ALONE, Parallel, cut_heads, cut_inputs, cut_outputs
 
 
@@ -24,19 +27,26 @@ class MoTRMSNorm(nn.Module):
 
 
 class _MoTLinear(nn.Module):
-    """A routed linear layer with this rank's part of the weights: weight [2, n, k], bias [2, n] or None."""
+    """A routed linear layer with this rank's part of the weights, whose parameters are the fields of its Experts."""
 
     def __init__(self, ops: MoTOps, part: Experts, parallel: Parallel, skip_bias_add: bool) -> None:
         super().__init__()
         self.ops, self.parallel, self.skip_bias_add = ops, parallel, skip_bias_add
         self.weight = nn.Parameter(part.weight, requires_grad=False)
-        self.bias = None if part.bias is None else nn.Parameter(part.bias, requires_grad=False)
+        for name in ("bias", "scale", "input_scale"):
+            value = getattr(part, name)
+            self.register_parameter(name, None if value is None else nn.Parameter(value, requires_grad=False))
 
-    def forward(self, x: Tensor, route: Route) -> tuple[Tensor, Tensor | None]:
-        """x [M, k] -> (y [M, n], the bias left to the caller)."""
+    @property
+    def experts(self) -> Experts:
+        """weight [2, n, k], bias and scale [2, n] or None, input_scale [2] or None."""
+        return Experts(self.weight, self.bias, self.scale, self.input_scale)
+
+    def forward(self, x: Rows, route: Route) -> tuple[Tensor, Tensor | None]:
+        """x [M, k], quantised or not -> (y [M, n], the bias left to the caller)."""
         if self.skip_bias_add:
-            return self.ops.linear(x, Experts(self.weight), route), self.bias
-        return self.ops.linear(x, Experts(self.weight, self.bias), route), None
+            return self.ops.linear(x, replace(self.experts, bias=None), route), self.bias
+        return self.ops.linear(x, self.experts, route), None
 
 
 class MoTQKVParallelLinear(_MoTLinear):
@@ -81,17 +91,19 @@ class MoTMergedColumnParallelLinear(_MoTLinear):
 class MoTRowParallelLinear(_MoTLinear):
     """o or down, cut by inputs: x is this rank's part [M, K / ranks], y the sum of all ranks' results, on each.
 
-    experts [2, N, K]; the bias is added once, to the sum. Raises ValueError if K does not divide among the ranks.
+    experts [2, N, K]; the bias is added once, to the sum. fp8 experts without input_scale: each rank's part of a row is
+    quantised by its own largest magnitude, so the ranks' sum is as exact as one rank's result, and not its bits. Raises
+    ValueError if K does not divide among the ranks.
     """
 
     def __init__(self, ops: MoTOps, experts: Experts, parallel: Parallel = ALONE, skip_bias_add: bool = False) -> None:
         super().__init__(ops, cut_inputs(experts, parallel), parallel, skip_bias_add)
 
-    def forward(self, x: Tensor, route: Route) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Rows, route: Route) -> tuple[Tensor, Tensor | None]:
         """x [M, k] -> (y [M, N], the bias left to the caller)."""
         if self.parallel.weight_parts == 1:
             return super().forward(x, route)
-        y = self.parallel.sum(self.ops.linear(x, Experts(self.weight), route))
+        y = self.parallel.sum(self.ops.linear(x, replace(self.experts, bias=None), route))
         if self.skip_bias_add or self.bias is None:
             return y, self.bias
         for bias, rows in zip(self.bias, route.expert_rows, strict=True):

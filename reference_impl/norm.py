@@ -1,10 +1,11 @@
-"""Routed RMSNorm over a row, over each head of a row, and over the sum of two rows."""
+"""Routed RMSNorm over a row, over each head of a row, and over the sum of two rows; the result as it is, or in fp8."""
 
 import torch
 from torch import Tensor
 
 from reference_impl.checks import check_add_norm, check_norm
-from reference_impl.contract import Route, accumulation_dtype, require
+from reference_impl.contract import QuantisedRows, Route, accumulation_dtype, require
+from reference_impl.quantise import quantise_rows
 
 
 def rms_norm(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:
@@ -37,6 +38,24 @@ def add_rms_norm(x: Tensor, other: Tensor, gain: Tensor, route: Route, eps: floa
     check_add_norm(x, other, gain, route)
     total = x + other
     return total, rms_norm(total, gain, route, eps)
+
+
+def quantised_rms_norm(
+    x: Tensor, gain: Tensor, route: Route, eps: float, input_scale: Tensor | None = None
+) -> QuantisedRows:
+    """quantise_rows(rms_norm(x, gain)), the norm rounded to x's dtype before it is quantised: what an fp8 layer takes.
+
+    x [M, K], gain [2, K], input_scale [2] or None -> M rows of K. Raises ValueError or TypeError.
+    """
+    return quantise_rows(rms_norm(x, gain, route, eps), route, input_scale)
+
+
+def quantised_add_rms_norm(
+    x: Tensor, other: Tensor, gain: Tensor, route: Route, eps: float, input_scale: Tensor | None = None
+) -> tuple[Tensor, QuantisedRows]:
+    """(s, quantise_rows(rms_norm(s, gain))) with s = x + other, rounded. Raises ValueError or TypeError."""
+    total, normed = add_rms_norm(x, other, gain, route, eps)
+    return total, quantise_rows(normed, route, input_scale)
 
 
 def _normalise(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:

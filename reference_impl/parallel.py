@@ -3,6 +3,9 @@
 Tensor parallel is Megatron's scheme: qkv and gate_up are cut by outputs, so that the op behind them works on its own
 heads or columns, and o and down by inputs, so that their results are partial sums and one sum over the ranks ends each
 half of a layer. Source: Shoeybi et al., "Megatron-LM", 2019, section 3. Inference only: nothing here has a gradient.
+
+A quantised weight's scales belong to its outputs: they are cut with them, and stay whole where inputs are cut. The
+fixed scale of an expert's input is that of any part of the input.
 """
 
 from __future__ import annotations
@@ -169,7 +172,7 @@ def cut_outputs(merged: Experts, widths: Sequence[int], parallel: Parallel) -> E
 
 
 def cut_inputs(experts: Experts, parallel: Parallel) -> Experts:
-    """The weight for this rank's part of the inputs; the bias stays whole. [2, N, K] -> [2, N, K / ranks].
+    """The weight for this rank's part of the inputs; bias and scale stay whole. [2, N, K] -> [2, N, K / ranks].
 
     The ranks' results are partial sums: see `Parallel.sum`. Raises ValueError if K does not divide among the ranks.
     """
@@ -177,10 +180,14 @@ def cut_inputs(experts: Experts, parallel: Parallel) -> Experts:
     if parallel.weight_parts == 1:
         return experts
     # A copy: a view would keep the whole weight in memory.
-    return Experts(experts.weight[:, :, part].clone(memory_format=torch.contiguous_format), experts.bias)
+    return replace(experts, weight=experts.weight[:, :, part].clone(memory_format=torch.contiguous_format))
 
 
 def _outputs(experts: Experts, parts: list[slice]) -> Experts:
     """A copy of some outputs, in the order given."""
-    bias = None if experts.bias is None else torch.cat([experts.bias[:, part] for part in parts], dim=1)
-    return Experts(torch.cat([experts.weight[:, part] for part in parts], dim=1), bias)
+
+    def taken(tensor: Tensor) -> Tensor:
+        return torch.cat([tensor[:, part] for part in parts], dim=1)
+
+    bias, scale = (None if tensor is None else taken(tensor) for tensor in (experts.bias, experts.scale))
+    return replace(experts, weight=taken(experts.weight), bias=bias, scale=scale)
