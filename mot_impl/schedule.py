@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from math import ceil
 
-BLOCK_M, BLOCK_N, BLOCK_K = 128, 256, 64
+BLOCK_M, BLOCK_N = 128, 256
+STEP_BYTES = 128
+"""Of each row, in one step: 64 values of K in half precision, 128 in 8 bits."""
 NARROW_ROWS = 16
 
 NARROW_COST = 0.9
@@ -28,7 +30,7 @@ class Item:
     """A range of K steps of one output tile.
 
     expert, row, col  whose rows, the tile's first row among them, and the column tile
-    k_start, k_end    steps of BLOCK_K
+    k_start, k_end    steps of STEP_BYTES
     slot              where it leaves sums for others; -1: nowhere, the tile or its last range is its own
     first, last       the slots whose sums it adds up, its own aside
     own               wide only: bit 2 * half + pair is set for each 64 rows and pair of 64-column chunks it finishes
@@ -93,6 +95,11 @@ class Schedule:
             for entry in (i.col, i.k_start, i.k_end, i.slot, i.first, i.last, 0, 0)
         ]
         return head, wide, narrow
+
+
+def steps_of(k: int, itemsize: int) -> int:
+    """How many steps `k` elements of `itemsize` bytes take."""
+    return -(-k * itemsize // STEP_BYTES)
 
 
 def make(rows: tuple[int, int], n_tiles: int, k_steps: int, blocks: int, group: int = 8, pieces: int = 0) -> Schedule:
