@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import typing
 from datetime import UTC, datetime
 from functools import partial
@@ -17,6 +18,7 @@ from motbench.compare import (
     Matters,
     Opt,
     Records,
+    Request,
     Results,
     RoundsOption,
     ask,
@@ -44,6 +46,9 @@ def gate(
     selftest: typing.Annotated[
         bool, Opt("--selftest", help="how often would the rule be wrong? With --records: on the noise recorded there")
     ] = False,
+    inject: typing.Annotated[
+        bool, Opt("--inject", help="with --selftest: measure slowdowns of known length, here and in real processes")
+    ] = False,
 ) -> None:
     """Judge HEAD against BASE: parity and golden first, then speed, side by side. Leaves with the verdict's exit code.
 
@@ -55,12 +60,19 @@ def gate(
     from motbench.nightly import only_one
     from reports import accepted, joint, told
 
+    root = environment.repository_root()
+    if inject:
+        if not selftest or records is not None:
+            raise ValueError(
+                "--inject measures for --selftest; type motbench gate --selftest --inject, and no --records"
+            )
+        _inject(root, results, asked_for(bench, rounds, budget, matters))
+        return
     if selftest:
         from reports import simulate
 
         print(simulate.report(records, rounds, matters))
         return
-    root = environment.repository_root()
     folder = records
     entries = accepted.read(root / accepted.FILE)
     if folder is None:
@@ -81,6 +93,20 @@ def gate(
     if annotations and (said := told.github(verdict)):
         print(said)
     raise typer.Exit(EXIT_CODES[verdict.status])
+
+
+def _inject(root: Path, results: Path, request: Request) -> None:
+    """Measure slowdowns of known length and print what was made of each. Records of the A/A runs are noise."""
+    from motbench import injected
+    from motbench.nightly import only_one
+    from reports import joint
+
+    folder = results.resolve() / "injected" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    with only_one(results.resolve()):
+        measured = injected.measure(root, folder, request)
+    judged = [(one.name, joint.judge(one, [], datetime.now(UTC).date(), with_image=False)) for one in measured]
+    print(f"\n{injected.table(judged)}\nrecords: {folder}")
+    print(f"from 30 processes on: motbench gate --selftest --records {shlex.quote(str(measured[0]))}")
 
 
 def _numerics(root: Path, results: Path, folder: Path, asked: Asked) -> None:

@@ -86,3 +86,11 @@ def test_the_clock_of_a_real_gpu_is_read(on_the_gpu: Callable[[], object]) -> No
     assert clock is not None
     assert len(clock.sm_mhz) == len(samples)
     assert min(clock.sm_mhz) > 200
+
+
+@pytest.mark.gpu
+def test_a_sleep_on_a_real_gpu_is_as_long_as_asked() -> None:
+    from benchmarks.harness import clock, injected
+
+    with clock.replayed([injected.sleep(1e-3, "cuda", None)], "hot") as (graph, repeat):
+        assert clock.replay_seconds(graph, 20) / repeat == pytest.approx(1e-3, rel=0.05)
