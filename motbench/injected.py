@@ -75,7 +75,7 @@ def table(judged: list[tuple[str, Joint]]) -> str:
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for name, joint in judged:
         for one in sorted(joint.decisions, key=lambda decision: decision.series.label):
-            cells = [f"`{one.series.label}`", name]
+            cells = [f"`{one.series.label}`", name.replace("-", " ")]
             if one.change and one.control:
                 cells += [
                     words.change(one.change.ratio - 1),

@@ -4,8 +4,8 @@
 it calls is what it can see on this machine. One process measures every series once as it is (the A/A pair of three
 processes a round), and once per fraction with a sleep of that fraction of its own time, if it is the round's head.
 
-    records/nothing/timing.jsonl         base, head and again as they are
-    records/slower by 1%/timing.jsonl    base and again as they are, head with 1 % of its time added
+    records/nothing/timing.jsonl              base, head and again as they are
+    records/slower-by-1-percent/timing.jsonl  base and again as they are, head with 1 % of its time added
 
 A process imports and draws its inputs, says that it is ready, and touches the device only when it is told its turn.
 """
@@ -81,7 +81,7 @@ class Turn:
 
 def folder_of(fraction: float) -> str:
     """Name of the folder of one slowdown."""
-    return f"slower by {fraction:.0%}" if fraction else NOTHING
+    return f"slower-by-{100 * fraction:.0f}-percent" if fraction else NOTHING
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def test_every_process_is_measured_as_it_is(measured: dict[str, list[Timing]]) -
 
 
 def test_slowed_rounds_are_as_many_as_asked(measured: dict[str, list[Timing]]) -> None:
-    assert [line.round for line in measured["slower by 50%"]] == [0, 0, 0]
+    assert [line.round for line in measured["slower-by-50-percent"]] == [0, 0, 0]
 
 
 def test_a_process_is_new_in_every_turn(measured: dict[str, list[Timing]]) -> None:
@@ -48,7 +48,7 @@ def test_a_process_is_new_in_every_turn(measured: dict[str, list[Timing]]) -> No
 
 
 def test_heads_are_slower_by_what_was_added(measured: dict[str, list[Timing]]) -> None:
-    by_side = {line.side: min(line.samples) for line in measured["slower by 50%"]}
+    by_side = {line.side: min(line.samples) for line in measured["slower-by-50-percent"]}
     # Generous on both sides: this is a shared CPU, and only "half of its time, in the head alone" is asked.
     assert 1.25 < by_side["head"] / statistics.fmean((by_side["base"], by_side["again"])) < 1.9
 
@@ -66,8 +66,8 @@ def test_the_table_says_what_was_added_and_what_was_made_of_it(
 ) -> None:
     comparison.asked(qkv)
     comparison.measured(rounds(0.05))
-    row = walk.table([("slower by 5%", comparison.judge())]).splitlines()[2]
-    assert row.startswith("| `linear.track_seconds('qkv', 'fused')` | slower by 5% | +5")
+    row = walk.table([("slower-by-5-percent", comparison.judge())]).splitlines()[2]
+    assert row.startswith("| `linear.track_seconds('qkv', 'fused')` | slower by 5 percent | +5")
     assert "| regressed |" in row
 
 
