@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bagel.parallel import Share
 from bagel.probe import Probe
-from reference_impl.contract import Experts, MoTOps, QKNorm, Rotary, Route
+from reference_impl.contract import Experts, KVSlice, MoTOps, QKNorm, Rotary, Route
 from reference_impl.parallel import ALONE, Parallel
 
 Show = Callable[[str, Tensor], None]
@@ -85,7 +85,8 @@ def decoder_layer(ops: MoTOps, layer: MoTLayer, x: Tensor, block: Block, past: K
 
     Source: BAGEL's Qwen2MoTDecoderLayer.
     """
-    x, q, k, v = heads(ops, layer, x, block, probe)
+    x, qkv = packed(ops, layer, x, block.route, probe)
+    q, k, v = heads(ops, layer, qkv, block, probe)
     seen = past.extended(*block.joined(k, v))
     probe("k", seen.k)
     probe("v", seen.v)
@@ -96,25 +97,33 @@ def decoder_layer(ops: MoTOps, layer: MoTLayer, x: Tensor, block: Block, past: K
     return x, seen
 
 
-def heads(
-    ops: MoTOps, layer: MoTLayer, x: Tensor, block: Block, show: Show, added: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The layer up to attention: x [M, H] -> x, q [M, heads, d], k and v [M, kv_heads, d], normed and rotated.
+def packed(
+    ops: MoTOps, layer: MoTLayer, x: Tensor, route: Route, show: Show, added: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The layer up to its heads: x [M, H] -> x, and each row's q, k and v, [M, (heads + 2 kv_heads) * d].
 
     added [M, H]: what the layer before adds to x, so that one launch adds and norms.
     """
     gain, eps = layer.input_gain, layer.eps
     if added is None:
-        normed = ops.rms_norm(x, gain, block.route, eps)
+        normed = ops.rms_norm(x, gain, route, eps)
     else:
-        x, normed = ops.add_rms_norm(x, added, gain, block.route, eps)
+        x, normed = ops.add_rms_norm(x, added, gain, route, eps)
     show("in", x)
     show("input_norm", normed)
-    qkv = ops.linear(normed, layer.qkv, block.route)
+    qkv = ops.linear(normed, layer.qkv, route)
     show("qkv", qkv)
-    q, k, v = ops.qk_norm_rotary(qkv, layer.qk_norm, block.rotary, block.route)
+    return x, qkv
+
+
+def heads(
+    ops: MoTOps, layer: MoTLayer, qkv: Tensor, block: Block, show: Show, into: KVSlice | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q [M, heads, d], k and v [M, kv_heads, d], normed and rotated; k and v stored in `into`, if there is one."""
+    given = (qkv, layer.qk_norm, block.rotary, block.route)
+    q, k, v = ops.qk_norm_rotary(*given) if into is None else ops.qk_norm_rotary(*given, into)
     show("q", q)
-    return x, q, k, v
+    return q, k, v
 
 
 def finished(ops: MoTOps, layer: MoTLayer, x: Tensor, mixed: Tensor, route: Route, show: Show) -> tuple[Tensor, Tensor]:

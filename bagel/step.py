@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from bagel.batch import Batch, Plan, Watch
-from bagel.layers import finished, heads
+from bagel.layers import finished, heads, packed
 from bagel.model import Bagel
 from bagel.probe import QUIET, Probe
 from bagel.transformer import Context
-from reference_impl.contract import require
+from reference_impl.contract import KVSlice, require
 
 MOST_SETS = 8
 """Sets of passes, each with its CUDA graph, that a workspace keeps; a guided picture has two or three."""
@@ -122,8 +122,8 @@ class Workspace:
         added: Tensor | None = None
         for i, layer in enumerate(transformer.layers):
             here = watch.at(i)
-            x, q, k, v = heads(transformer.ops, layer, x, plan.block.own, here, added)
-            k_seen, v_seen = self._keep(self.cache[i], *plan.block.joined(k, v), plan)
+            x, qkv = packed(transformer.ops, layer, x, plan.block.own.route, here, added)
+            q, k_seen, v_seen = self._heads(i, qkv, plan, here)
             if here.looking:  # copies: the next update overwrites them
                 here.each("k", [one.clone() for one in k_seen])
                 here.each("v", [one.clone() for one in v_seen])
@@ -139,15 +139,17 @@ class Workspace:
                 here("out", x)
         return x, added, plan
 
-    def _keep(self, cache: Tensor, k: Tensor, v: Tensor, plan: Plan) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values of the plan's rows into their places; what each pass sees of a layer's cache."""
-        for kept, new in zip(cache, (k, v), strict=True):
-            if isinstance(plan.target, slice):
-                kept[plan.target] = new
-            else:
-                kept.index_copy_(0, plan.target, new)
+    def _heads(self, index: int, qkv: Tensor, plan: Plan, here: Watch) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """A layer's q, and the keys and values that each pass sees: those of the plan's rows are stored first."""
+        ops, layer, own = self.model.transformer.ops, self.model.transformer.layers[index], plan.block.own
+        into = KVSlice(self.cache[index, 0], self.cache[index, 1], plan.target)
+        if plan.block.share is None:
+            q, _, _ = heads(ops, layer, qkv, own, here, into)
+        else:  # a rank has its own rows' keys and values, and keeps those of all
+            q, k, v = heads(ops, layer, qkv, own, here)
+            into.keep(*plan.block.joined(k, v))
         seen = [self.seen(i) for i in plan.passes]
-        return [cache[0, rows] for rows in seen], [cache[1, rows] for rows in seen]
+        return q, [into.k[rows] for rows in seen], [into.v[rows] for rows in seen]
 
 
 class _Set(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor
 from mot_impl.device import INTERPRETED, launch, require_supported, require_unit_stride
 from mot_impl.norm import PER_WARP, WIDEST, HeadBlock
 from reference_impl.checks import check_qk_norm_rotary, check_rotary
-from reference_impl.contract import QKNorm, Rotary, Route, require
+from reference_impl.contract import KVSlice, QKNorm, Rotary, Route, require
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,13 @@ def _rotary_kernel(
 
 @triton.jit(do_not_specialize=["n_rows", "n_text"])
 def _qk_norm_rotary_kernel(
-    qkv_ptr, q_gain_ptr, k_gain_ptr, cos_ptr, sin_ptr, q_ptr, k_ptr, rows_ptr,
-    n_rows, n_text, stride_qkv, stride_q_gain, stride_k_gain, stride_cos, stride_sin, eps,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
+    qkv_ptr, q_gain_ptr, k_gain_ptr, cos_ptr, sin_ptr, q_ptr, k_ptr, v_ptr, rows_ptr, into_ptr,
+    n_rows, n_text, stride_qkv, stride_q_gain, stride_k_gain, stride_cos, stride_sin, stride_k, stride_v, eps,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, KEEP_V: tl.constexpr, SCATTER: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """q and k of BLOCK_R rows. qkv [*, (HEADS + 2 KV_HEADS) * 2 HALF], q and k contiguous, rows int64.
+    """q and k of BLOCK_R rows, and v if KEEP_V. qkv [*, (HEADS + 2 KV_HEADS) * 2 HALF], q contiguous, heads of k and v
+    too, rows int64. Row r of k and v goes to row r, or if SCATTER to row into[r], int64.
 
     Whole rows, because all heads of a row share its tables and its expert's gains: a thread reads them once for several
     heads. The sizes are constants: a model has few, and masks that hold for all fall away.
@@ -118,7 +119,13 @@ def _qk_norm_rotary_kernel(
     second = second * scale * tl.where(is_q, q_gain[1], k_gain[1])
     first, second = _turn(first, second, cos, sin)
     _store_halves(q_ptr + row * (HEADS * width) + (head * width + offs_d), first, second, HALF, mask_q)
-    _store_halves(k_ptr + row * (KV_HEADS * width) + ((head - HEADS) * width + offs_d), first, second, HALF, mask_k)
+    kept = tl.load(into_ptr + row, mask=mask_r[:, None, None], other=0) if SCATTER else row
+    _store_halves(k_ptr + kept * stride_k + ((head - HEADS) * width + offs_d), first, second, HALF, mask_k)
+    if KEEP_V:
+        offs_v = tl.arange(0, BLOCK_V)[None, None, :]
+        mask_v = mask_r[:, None, None] & (offs_v < KV_HEADS * width)
+        v_ptrs = qkv_ptr + row * stride_qkv + ((HEADS + KV_HEADS) * width + offs_v)
+        tl.store(v_ptr + kept * stride_v + offs_v, tl.load(v_ptrs, mask=mask_v), mask=mask_v)
 
 
 def rotary(x: Tensor, table: Rotary) -> Tensor:
@@ -142,26 +149,50 @@ def rotary(x: Tensor, table: Rotary) -> Tensor:
     return y
 
 
-def qk_norm_rotary(qkv: Tensor, norm: QKNorm, table: Rotary, route: Route) -> tuple[Tensor, Tensor, Tensor]:
+def qk_norm_rotary(
+    qkv: Tensor, norm: QKNorm, table: Rotary, route: Route, into: KVSlice | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Norm, then rotate, the q and k heads of a packed row in float32, rounded once; v as it is.
 
     qkv [M, (H + 2G) * d] with any row stride -> q [M, H, d], k [M, G, d], v [M, G, d], in qkv's dtype; v is a view.
-    Raises ValueError or TypeError at the contract's door, NotImplementedError for a device, dtype or width without
-    kernels.
+    With `into`, k and v are stored there by the same launch, and the results are q and its whole k and v. Raises
+    ValueError or TypeError at the contract's door, NotImplementedError for a device, dtype or width without kernels.
     """
-    check_qk_norm_rotary(qkv, norm, table, route)
+    check_qk_norm_rotary(qkv, norm, table, route, into)
     require_supported(qkv, norm.q_gain, norm.k_gain, table.cos, table.sin)
     require_unit_stride(qkv=qkv, q_gain=norm.q_gain, k_gain=norm.k_gain, cos=table.cos, sin=table.sin)
-    m, d = qkv.shape[0], norm.head_dim
+    (m, width), d = qkv.shape, norm.head_dim
     q = torch.empty(m, norm.n_heads, d, dtype=qkv.dtype, device=qkv.device)
-    k = torch.empty(m, norm.n_kv_heads, d, dtype=qkv.dtype, device=qkv.device)
+    v = qkv[:, width - norm.n_kv_heads * d :].view(m, norm.n_kv_heads, d)
+    if into is None:
+        k = torch.empty(m, norm.n_kv_heads, d, dtype=qkv.dtype, device=qkv.device)
+        at, kept, found = None, (k, v), (q, k, v)
+    else:
+        at, kept = _places(into)
+        found = (q, into.k, into.v)
     block = RowBlock.of(m, norm.n_heads + norm.n_kv_heads, d)
     launch(
         _qk_norm_rotary_kernel, triton.cdiv(m, block.rows), qkv,
-        qkv, norm.q_gain, norm.k_gain, table.cos, table.sin, q, k, route.rows.contiguous(),
+        qkv, norm.q_gain, norm.k_gain, table.cos, table.sin, q, *kept, route.rows.contiguous(),
+        route.rows if at is None else at,
         m, route.n_text, qkv.stride(0), norm.q_gain.stride(0), norm.k_gain.stride(0),
-        table.cos.stride(0), table.sin.stride(0), norm.eps,
-        HEADS=norm.n_heads, KV_HEADS=norm.n_kv_heads, HALF=d // 2,
-        BLOCK_R=block.rows, BLOCK_H=block.heads, BLOCK_D=block.width // 2, num_warps=block.warps,
+        table.cos.stride(0), table.sin.stride(0), kept[0].stride(0), kept[1].stride(0), norm.eps,
+        HEADS=norm.n_heads, KV_HEADS=norm.n_kv_heads, HALF=d // 2, KEEP_V=into is not None, SCATTER=at is not None,
+        BLOCK_R=block.rows, BLOCK_H=block.heads, BLOCK_D=block.width // 2,
+        BLOCK_V=triton.next_power_of_2(norm.n_kv_heads * d), num_warps=block.warps,
     )  # fmt: skip
-    return q, k, qkv[:, -norm.n_kv_heads * d :].view(m, norm.n_kv_heads, d)
+    return found
+
+
+def _places(into: KVSlice) -> tuple[Tensor | None, tuple[Tensor, Tensor]]:
+    """Where each row goes, None if in order; and k and v from the first of these places on."""
+    for name, cache in (("cached k", into.k), ("cached v", into.v)):
+        require(
+            cache[0:1].is_contiguous(),
+            "{} has strides {} but the heads of a row must be contiguous, [T, G, d]",
+            name,
+            cache.stride(),
+        )
+    if isinstance(into.rows, slice):
+        return None, (into.k[into.rows], into.v[into.rows])
+    return into.rows.contiguous(), (into.k, into.v)

@@ -16,6 +16,7 @@ from bagel.probe import Probe
 from bagel.transformer import Context
 from benchmarks.harness.fault import Fault, Place, Setting
 from benchmarks.harness.faults_of_ops import gate_for_up, row_astray, without_bias_tile, without_k_tile
+from benchmarks.harness.storing import storing
 from reference_impl.contract import IMAGE, TEXT, Experts, QKNorm, Rotary, Route
 
 Velocity = Callable[[int, Tensor, Tensor], Tensor]
@@ -56,7 +57,7 @@ def _turned_in_a_layer(setting: Setting, place: Place) -> Setting:
             table = Rotary(cos, sin)
         return ops.qk_norm_rotary(qkv, norm, table, route)
 
-    return setting.with_transformer(ops=dataclasses.replace(ops, qk_norm_rotary=qk_norm_rotary))
+    return setting.with_transformer(ops=dataclasses.replace(ops, qk_norm_rotary=storing(qk_norm_rotary)))
 
 
 def scaled(experts: Experts, expert: int, factor: float) -> Experts:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks.harness.fault import Fault, Place, Setting
 from benchmarks.harness.inputs import THETA
+from benchmarks.harness.storing import storing
 from reference_impl.contract import Experts, MoTOps, QKNorm, Rotary, Route
 
 Broken = Callable[[MoTOps, Place], dict[str, Callable[..., typing.Any]]]
@@ -103,7 +104,7 @@ def _turned(base: MoTOps, place: Place) -> dict[str, Callable[..., typing.Any]]:
         sin[row] = table.sin[row] * one.cos[0] + table.cos[row] * one.sin[0]
         return base.qk_norm_rotary(qkv, norm, Rotary(cos, sin), route)
 
-    return {"qk_norm_rotary": qk_norm_rotary}
+    return {"qk_norm_rotary": storing(qk_norm_rotary)}
 
 
 def _head_gain_astray(base: MoTOps, place: Place) -> dict[str, Callable[..., typing.Any]]:
@@ -118,7 +119,7 @@ def _head_gain_astray(base: MoTOps, place: Place) -> dict[str, Callable[..., typ
         q[row] = base.qk_norm_rotary(qkv[one], norm, there, other_expert(route, row))[0][0]
         return q, k, v
 
-    return {"qk_norm_rotary": qk_norm_rotary}
+    return {"qk_norm_rotary": storing(qk_norm_rotary)}
 
 
 def _head_scaled(base: MoTOps, place: Place) -> dict[str, Callable[..., typing.Any]]:

@@ -30,6 +30,7 @@ from benchmarks.harness.known_good import (
     threads,
     tiled,
 )
+from benchmarks.harness.storing import storing
 from reference_impl.contract import MoTOps, Problem, Rotary, Route, accumulation_dtype
 from reference_impl.tolerance import HALF
 
@@ -80,6 +81,7 @@ def _each(wrap: Callable[[Callable[..., typing.Any]], Callable[..., typing.Any]]
     """Every routed op of the reference within a wrapper."""
     names = (*NAMES, "qk_norm_rotary")
     wrapped: dict[str, typing.Any] = {op: wrap(getattr(REFERENCE, op)) for op in names if op != "attention"}
+    wrapped["qk_norm_rotary"] = storing(wrapped["qk_norm_rotary"])
     return by_norm(dataclasses.replace(REFERENCE, name=name, **wrapped))
 
 

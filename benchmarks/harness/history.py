@@ -23,6 +23,7 @@ from benchmarks.harness.goldens import Plan
 from benchmarks.harness.images import RGB
 from benchmarks.harness.known_good import Jitter
 from benchmarks.harness.selftest import Easel, made
+from benchmarks.harness.storing import storing
 from benchmarks.harness.trace_runs import Bench
 from reference_impl.contract import QKNorm, Rotary, Route
 
@@ -82,7 +83,7 @@ def _requeued(setting: Setting, place: Place) -> Setting:
         q, k, v = ops.qk_norm_rotary(qkv, norm, table, route)
         return jitter(q), jitter(k), v
 
-    return setting.with_transformer(ops=dataclasses.replace(ops, qk_norm_rotary=qk_norm_rotary))
+    return setting.with_transformer(ops=dataclasses.replace(ops, qk_norm_rotary=storing(qk_norm_rotary)))
 
 
 REPLAYS = (

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import reference_impl
+from benchmarks.harness.storing import storing
 from reference_impl.contract import Experts, MoTOps, Route, accumulation_dtype, upcast
 from reference_impl.tolerance import HALF, truth_dtype
 
@@ -201,7 +202,9 @@ def reordered(seed: int, share: float = MOVED) -> MoTOps:
 
     ops = reference_impl.OPS
     jittered: dict[str, typing.Any] = {name: moved(getattr(ops, name)) for name in NAMES}
-    return by_norm(dataclasses.replace(ops, name=f"reordered {seed}", qk_norm_rotary=qk_norm_rotary, **jittered))
+    return by_norm(
+        dataclasses.replace(ops, name=f"reordered {seed}", qk_norm_rotary=storing(qk_norm_rotary), **jittered)
+    )
 
 
 def rounded_once(seed: int) -> MoTOps:
@@ -221,6 +224,8 @@ def rounded_once(seed: int) -> MoTOps:
 
     ops = reference_impl.OPS
     widened = {name: wide(getattr(ops, name)) for name in chosen}
+    if "qk_norm_rotary" in widened:
+        widened["qk_norm_rotary"] = storing(widened["qk_norm_rotary"])
     return by_norm(dataclasses.replace(ops, name=f"rounded once {seed}", **widened))
 
 

@@ -30,6 +30,7 @@ from benchmarks.harness import clock
 from benchmarks.harness.baselines import Baseline, Way
 from benchmarks.harness.impls import said
 from benchmarks.harness.records import Ceilings, Provenance
+from benchmarks.harness.storing import storing
 from benchmarks.harness.synthetic import Draw
 from reference_impl.contract import MoTOps
 from reference_impl.tolerance import FACTOR, truth, truth_dtype
@@ -126,6 +127,7 @@ def true_model(model: Bagel) -> Bagel:
     ops, dtype = reference_impl.OPS, model.transformer.dtype
     names = {field.name for field in dataclasses.fields(ops)} - {"name", "describe_tile"}
     wide: dict[str, typing.Any] = {name: functools.partial(truth, getattr(ops, name), dtype=dtype) for name in names}
+    wide["qk_norm_rotary"] = storing(wide["qk_norm_rotary"])
     latents = copy.deepcopy(model.latents).to(truth_dtype(dtype))
     return dataclasses.replace(with_ops(model, dataclasses.replace(ops, **wide)), latents=latents)
 

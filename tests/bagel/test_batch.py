@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import mot_impl
 import reference_impl
 from bagel.batch import Batch, Plan
 from bagel.latents import Grid
@@ -21,6 +22,8 @@ from bagel.probe import QUIET, Probe, Site
 from bagel.step import Graphs, Workspace
 from bagel.transformer import Context
 from bagel.transforms import Resize
+from benchmarks.harness.storing import storing
+from reference_impl.contract import MoTOps
 
 NOISE, LEAK = 1e-12, 1e-6
 """Of velocities in float64: the most that is reordering, and the least that a leak makes."""
@@ -194,6 +197,23 @@ def test_buffers_that_are_kept_change_no_bit(narrow: BagelPipeline) -> None:
     assert lengths[0] == lengths[1] != lengths[2]  # the same buffers with another context, and other buffers
     for request in (replace(short, prompt=prompt, seed=seed) for seed, prompt in enumerate(prompts)):
         assert torch.equal(kept.generate(request).v_t, narrow.generate(request).v_t)
+
+
+@pytest.mark.parametrize("ops", [mot_impl.OPS, reference_impl.OPS], ids=lambda ops: ops.name)
+@pytest.mark.parametrize("passes", [(0,), (0, 1, 3)], ids=["together", "scattered"])
+def test_keys_and_values_stored_by_the_op_are_those_copied_behind_it(
+    narrow: BagelPipeline, ops: MoTOps, passes: tuple[int, ...]
+) -> None:
+    copying = replace(ops, qk_norm_rotary=storing(ops.qk_norm_rotary))
+    velocities = []
+    for one in (ops, copying):
+        model = replace(narrow.model, transformer=replace(narrow.model.transformer, ops=one))
+        behind = contexts(narrow.model)
+        workspace = Workspace(model, Batch.of(GRIDS, behind))
+        workspace.load([context for each in behind for context in each])
+        with torch.no_grad():
+            velocities.append(torch.cat(workspace.velocities(passes, {i: given(i) for i in range(len(GRIDS))})))
+    assert torch.equal(*velocities)
 
 
 def test_who_looks_sees_the_markers_to_the_end_and_changes_nothing(wide: BagelPipeline) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from bagel.pipeline import BagelPipeline, Guidance, ImageRequest
 from benchmarks.harness.conformance import replay
+from benchmarks.harness.storing import storing
 from motbench.implementation import resolve
 
 ORACLE = Path(__file__).parents[1] / "data" / "bagel_oracle"
@@ -47,6 +48,20 @@ def test_a_graph_changes_no_bit(impl: str, dtype: str) -> None:
         GUIDED,
     ):
         assert torch.equal(graphed.generate(request).v_t, plain.generate(request).v_t)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("impl", ["reference", "fused"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_storing_keys_and_values_at_once_changes_no_bit(impl: str, dtype: str) -> None:
+    """In graphs, with one pass (rows together) and with guidance (rows scattered)."""
+    ops, device, precision = resolve(impl, "cuda", dtype)
+    copying = replace(ops, qk_norm_rotary=storing(ops.qk_norm_rotary))
+    made = [
+        BagelPipeline.from_checkpoint(ORACLE / "checkpoint", one, device, precision).with_graphs(2).generate(GUIDED)
+        for one in (ops, copying)
+    ]
+    assert torch.equal(made[0].v_t, made[1].v_t)
 
 
 @pytest.mark.gpu

@@ -20,6 +20,7 @@ from benchmarks.harness import images
 from benchmarks.harness.environment import repository_root
 from benchmarks.harness.golden_case import GOLDENS, read_case, read_cases
 from benchmarks.harness.known_good import libraries, reordered
+from benchmarks.harness.storing import storing
 from benchmarks.harness.trace import Subject, Trace, known_good, trace
 from benchmarks.harness.trace_errors import Known, StepError, distances, site_distances, step_figures
 from benchmarks.harness.trace_plot import png
@@ -161,7 +162,7 @@ FAULTS: dict[str, tuple[MoTOps, str]] = {
         "step 0, layer 1, image expert, qkv, conditional branch",
     ),
     "rotary position off by one": (
-        broken(qk_norm_rotary=rotated_by_one),
+        broken(qk_norm_rotary=storing(rotated_by_one)),
         "the text pass before step 0, layer 0, text expert, q, conditional branch",
     ),
     "eps 1e-5 for 1e-6": (

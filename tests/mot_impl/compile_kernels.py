@@ -114,7 +114,7 @@ def matrix_variant(op: str, dtype: torch.dtype, k: int, tile: Tile, capability: 
 def norm_variants(dtype: torch.dtype) -> Iterator[Variant]:
     """The norms over a row of BAGEL's and the widest, over a head; rotary on a head of 128, and both together on
     BAGEL's heads and on many."""
-    types = {"rows_ptr": "*i64", "eps": "fp32", "cos_ptr": "*fp32", "sin_ptr": "*fp32"}
+    types = {"rows_ptr": "*i64", "into_ptr": "*i64", "eps": "fp32", "cos_ptr": "*fp32", "sin_ptr": "*fp32"}
     widths = [(_norm_kernel, 3584), (_norm_kernel, WIDEST), (_norm_kernel, 128)]
     widths += [(_add_norm_kernel, 3584), (_add_norm_kernel, WIDEST // 2)]
     for kernel, width in widths:
@@ -126,10 +126,12 @@ def norm_variants(dtype: torch.dtype) -> Iterator[Variant]:
     yield Variant(_rotary_kernel, dtype, "128", constants, {"num_warps": block.warps}, types)
     for heads, kv_heads, width in ((28, 4, 128), (96, 8, 128)):
         row = RowBlock.of(4096, heads + kv_heads, width)
-        constants = {"HEADS": heads, "KV_HEADS": kv_heads, "HALF": width // 2}
+        constants = {"HEADS": heads, "KV_HEADS": kv_heads, "HALF": width // 2, "BLOCK_V": kv_heads * width}
         constants |= {"BLOCK_R": row.rows, "BLOCK_H": row.heads, "BLOCK_D": row.width // 2}
-        label = f"{heads}+{kv_heads}x{width}"
-        yield Variant(_qk_norm_rotary_kernel, dtype, label, constants, {"num_warps": row.warps}, types)
+        for where, into in {"": (False, False), " kept": (True, False), " scattered": (True, True)}.items():
+            kept = dict(zip(("KEEP_V", "SCATTER"), into, strict=True))
+            label, options = f"{heads}+{kv_heads}x{width}{where}", {"num_warps": row.warps}
+            yield Variant(_qk_norm_rotary_kernel, dtype, label, constants | kept, options, types)
 
 
 def compiled(variant: Variant) -> dict[str, Any]:
