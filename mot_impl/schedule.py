@@ -1,7 +1,7 @@
 """Who computes what, in which order: the work lists of the Hopper kernel, as data. No Triton here.
 
-A *wide* item is a 128-row tile of an expert's rows against 256 weight rows, over a range of K steps. A *narrow* item is
-256 weight rows against an expert's at most 16 rows. Where several blocks share an output tile, each takes a range of K,
+A *wide* item is a tile of an expert's rows (Step.rows) against one of weight rows, over a range of K steps. A *narrow* item is
+a tile of weight rows against an expert's at most 16 rows. Where several blocks share an output tile, each takes a range of K,
 leaves float32 sums in a numbered slot, and adds up the others' where it owns the result, always in the order of the
 slots: two runs give the same bits.
 """
@@ -11,20 +11,36 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from math import ceil
 
-BLOCK_M, BLOCK_N = 128, 256
 STEP_BYTES = 128
 """Of each row, in one step: 64 values of K in half precision, 128 in 8 bits."""
 NARROW_ROWS = 16
 
-NARROW_COST = 0.9
-"""Time of one narrow step in wide steps, for a block that takes narrow steps only. Measured on an H100."""
 PART_COST = 5
 """Time in which blocks exchange the parts of a cut tile, in wide steps. Measured on an H100."""
-DELIVERED = 45
-"""Tiles of weights, 256 rows by one step, that memory delivers in the time of a wide step: 2.4 TB/s in 0.6 us, H100."""
 SHORT_TIME = 28
 """Wide steps in which memory could not deliver a layer's narrow weights."""
 AT_THE_END = 1 << 20
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a kernel does in one step, and how long that takes.
+
+    rows         of x in a wide tile
+    narrow_cost  time of one narrow step in wide steps, for a block that takes narrow steps only. Measured on an H100
+    delivered    blocks of weights that memory delivers in the time of a wide step: at 2.4 TB/s in 0.6 us (H100), 45 of
+                 256 rows by STEP_BYTES
+    """
+
+    rows: int = 128
+    narrow_cost: float = 0.9
+    delivered: float = 45
+
+
+EQUAL_STEP = Step()
+"""x and weights of one width: 128 rows of x by 256 of the weights."""
+INT8_STEP = Step(rows=256, narrow_cost=0.4, delivered=180)
+"""256 rows of x in half precision by 128 of int8 weights, a quarter of the bytes. narrow_cost is an estimate."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +98,15 @@ class Schedule:
     def tables(self) -> tuple[list[int], list[int], list[int]]:
         """(head, wide, narrow), what the kernel reads, flat.
 
-        head [blocks, 4]: how many wide items, how many narrow ones, every, 0. wide, narrow [blocks, rows, 8]: items.
+        head [blocks, 4]: how many wide items, how many narrow ones, every, how many steps.
+        wide, narrow [blocks, rows, 8]: items.
         """
         lists = zip(self.wide, self.narrow, self.every, strict=True)
-        head = [entry for wide, narrow, every in lists for entry in (len(wide), len(narrow), every, 0)]
+        head = [
+            entry
+            for wide, narrow, every in lists
+            for entry in (len(wide), len(narrow), every, sum(item.steps for item in (*wide, *narrow)))
+        ]
         wide = [
             entry
             for i in _padded(self.wide, self.wide_rows)
@@ -104,7 +125,15 @@ def steps_of(k: int, itemsize: int) -> int:
     return -(-k * itemsize // STEP_BYTES)
 
 
-def make(rows: tuple[int, int], n_tiles: int, k_steps: int, blocks: int, group: int = 8, pieces: int = 0) -> Schedule:
+def make(
+    rows: tuple[int, int],
+    n_tiles: int,
+    k_steps: int,
+    blocks: int,
+    group: int = 8,
+    pieces: int = 0,
+    step: Step = EQUAL_STEP,
+) -> Schedule:
     """The schedule for `rows` (text, image) rows against `n_tiles` tiles of 256 weight rows, `k_steps` steps each.
 
     group: how many row tiles are taken together before the next column. pieces: into how many ranges of K the tiles
@@ -112,16 +141,16 @@ def make(rows: tuple[int, int], n_tiles: int, k_steps: int, blocks: int, group: 
     """
     narrow_expert = next((e for e in (0, 1) if 0 < rows[e] <= NARROW_ROWS), -1)
     tiles = [
-        (expert, row, col)
+        (expert, row * step.rows, col)
         for expert in (1, 0)
         if expert != narrow_expert
-        for row, col in _grouped(ceil(rows[expert] / BLOCK_M), n_tiles, group)
+        for row, col in _grouped(ceil(rows[expert] / step.rows), n_tiles, group)
     ]
     schedule = Schedule(blocks, narrow_expert, [[] for _ in range(blocks)], [[] for _ in range(blocks)])
     narrow_tiles = n_tiles if narrow_expert >= 0 else 0
-    _place_wide(schedule, tiles, k_steps, pieces or _best_pieces(tiles, narrow_tiles, k_steps, blocks))
+    _place_wide(schedule, tiles, k_steps, pieces or _best_pieces(tiles, narrow_tiles, k_steps, blocks, step))
     if narrow_tiles:
-        _place_narrow(schedule, n_tiles, k_steps)
+        _place_narrow(schedule, n_tiles, k_steps, step)
     schedule.every = _every(schedule)
     return schedule
 
@@ -140,30 +169,30 @@ def _grouped(m_tiles: int, n_tiles: int, group: int) -> Iterator[tuple[int, int]
     for start in range(0, m_tiles, group):
         for col in range(n_tiles):
             for row in range(start, min(start + group, m_tiles)):
-                yield row * BLOCK_M, col
+                yield row, col
 
 
-def _best_pieces(tiles: list[tuple[int, int, int]], narrow_tiles: int, k_steps: int, blocks: int) -> int:
+def _best_pieces(tiles: list[tuple[int, int, int]], narrow_tiles: int, k_steps: int, blocks: int, step: Step) -> int:
     """1, or the number of ranges, all worked on at once, that ends the tiles soonest; of equals the fewest.
 
     Nothing ends before memory has delivered every weight once, so cutting finer than that only exchanges more parts.
     """
     n_whole = len(tiles) - len(tiles) % blocks
     whole, rest = tiles[:n_whole], tiles[n_whole:]
-    before = max(n_whole // blocks * k_steps, _delivery(whole, k_steps))
-    weights = _delivery(tiles, k_steps) + narrow_tiles * k_steps / DELIVERED
+    before = max(n_whole // blocks * k_steps, _delivery(whole, k_steps, step))
+    weights = _delivery(tiles, k_steps, step) + narrow_tiles * k_steps / step.delivered
 
     def cost(pieces: int) -> float:
         exchange = PART_COST if pieces > 1 else 0
-        return max(weights, before + max(ceil(k_steps / pieces), _delivery(rest, k_steps)) + exchange)
+        return max(weights, before + max(ceil(k_steps / pieces), _delivery(rest, k_steps, step)) + exchange)
 
     possible = [p for p in (2, 3, 4) if 0 < len(rest) * p <= blocks and p <= k_steps]
     return min([1, *possible], key=cost)
 
 
-def _delivery(tiles: list[tuple[int, int, int]], k_steps: int) -> float:
+def _delivery(tiles: list[tuple[int, int, int]], k_steps: int, step: Step) -> float:
     """Wide steps in which memory delivers the weights of these tiles, each once."""
-    return len({(expert, col) for expert, _, col in tiles}) * k_steps / DELIVERED
+    return len({(expert, col) for expert, _, col in tiles}) * k_steps / step.delivered
 
 
 def _place_wide(schedule: Schedule, tiles: list[tuple[int, int, int]], k_steps: int, pieces: int) -> None:
@@ -191,7 +220,7 @@ def _place_wide(schedule: Schedule, tiles: list[tuple[int, int, int]], k_steps: 
     schedule.wide_parts = len(cut) * pieces
 
 
-def _place_narrow(schedule: Schedule, n_tiles: int, k_steps: int) -> None:
+def _place_narrow(schedule: Schedule, n_tiles: int, k_steps: int, step: Step) -> None:
     """Fill what time the blocks with the fewest wide steps have over, with as few blocks as suffice; spread the rest
     evenly.
 
@@ -202,7 +231,7 @@ def _place_narrow(schedule: Schedule, n_tiles: int, k_steps: int) -> None:
     left = n_tiles * k_steps
     shares = [0] * blocks
     for block in sorted(range(blocks), key=lambda b: (wide[b], b)):
-        shares[block] = min(left, int((max(wide) - wide[block]) / NARROW_COST))
+        shares[block] = min(left, int((max(wide) - wide[block]) / step.narrow_cost))
         left -= shares[block]
     ends = list(accumulate(share + left * (b + 1) // blocks - left * b // blocks for b, share in enumerate(shares)))
     slots = first = 0
