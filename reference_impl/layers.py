@@ -33,9 +33,7 @@ class _MoTLinear(nn.Module):
         super().__init__()
         self.ops, self.parallel, self.skip_bias_add = ops, parallel, skip_bias_add
         self.weight = nn.Parameter(part.weight, requires_grad=False)
-        for name in ("bias", "scale", "input_scale"):
-            value = getattr(part, name)
-            self.register_parameter(name, None if value is None else nn.Parameter(value, requires_grad=False))
+        self.bias, self.scale, self.input_scale = map(_fixed, (part.bias, part.scale, part.input_scale))
 
     @property
     def experts(self) -> Experts:
@@ -47,6 +45,10 @@ class _MoTLinear(nn.Module):
         if self.skip_bias_add:
             return self.ops.linear(x, replace(self.experts, bias=None), route), self.bias
         return self.ops.linear(x, self.experts, route), None
+
+
+def _fixed(value: Tensor | None) -> nn.Parameter | None:
+    return None if value is None else nn.Parameter(value, requires_grad=False)
 
 
 class MoTQKVParallelLinear(_MoTLinear):
