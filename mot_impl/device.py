@@ -7,7 +7,7 @@ import torch
 import triton
 from torch import Tensor
 
-from reference_impl.contract import require
+from reference_impl.contract import Rows, require
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 """Whether Triton's decorator made interpreted functions of the kernels. It decides when a module is imported, so this
@@ -22,9 +22,39 @@ FIRST_CAPABILITY = (8, 0)
 """The oldest GPU that multiplies bfloat16 and copies to shared memory asynchronously."""
 
 
-def require_supported(*tensors: Tensor) -> None:
-    """Raise NotImplementedError unless kernels run for the first tensor's device and dtype, and need no gradient."""
-    x = tensors[0]
+FP8_CAPABILITY = (8, 9)
+"""The oldest GPU that multiplies 8-bit floats, and that Triton loads them on."""
+
+
+def require_fp8(dtype: torch.dtype, device: torch.device) -> None:
+    """Raise NotImplementedError unless kernels run for fp8 experts and results of `dtype` on `device`."""
+    require(
+        INTERPRETED or device.type != "cuda" or _capability(device) >= FP8_CAPABILITY,
+        "mot_impl has no kernel for fp8 experts and {} on device {} of compute capability {}; it must be {} or newer: "
+        "use int8 or dense experts",
+        dtype,
+        device,
+        None if INTERPRETED or device.type != "cuda" else _capability(device),
+        FP8_CAPABILITY,
+        error=NotImplementedError,
+    )
+
+
+FIRST_FP8_CAPABILITY = (8, 9)
+"""The oldest GPU that converts to and multiplies 8-bit floats."""
+
+
+def require_fp8(x: Tensor) -> None:
+    """Raise NotImplementedError unless the device of `x`, which `require_supported` has passed, has 8-bit floats."""
+    if not INTERPRETED and (capability := _capability(x.device)) < FIRST_FP8_CAPABILITY:
+        raise NotImplementedError(
+            f"mot_impl has no fp8 kernel for {x.dtype} on device {x.device} of compute capability {capability}; it must "
+            f"be {FIRST_FP8_CAPABILITY} or newer, or use int8 or dense experts"
+        )
+
+
+def require_supported(x: Rows, *tensors: Tensor) -> None:
+    """Raise NotImplementedError unless kernels run for x's device and dtype, and no tensor needs a gradient."""
     if INTERPRETED:
         require(
             x.dtype in INTERPRETER_DTYPES,
@@ -61,7 +91,10 @@ def require_supported(*tensors: Tensor) -> None:
             error=NotImplementedError,
         )
     require(
-        not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)),
+        not (
+            torch.is_grad_enabled()
+            and any(tensor.requires_grad for tensor in (x, *tensors) if isinstance(tensor, Tensor))
+        ),
         "mot_impl has no backward pass for {} on device {}; call it under torch.inference_mode()",
         x.dtype,
         x.device,
