@@ -1,9 +1,9 @@
 """Who computes what, in which order: the work lists of the Hopper kernel, as data. No Triton here.
 
-A *wide* item is a tile of an expert's rows (Step.rows) against one of weight rows, over a range of K steps. A *narrow* item is
-a tile of weight rows against an expert's at most 16 rows. Where several blocks share an output tile, each takes a range of K,
-leaves float32 sums in a numbered slot, and adds up the others' where it owns the result, always in the order of the
-slots: two runs give the same bits.
+A *wide* item is a tile of an expert's rows against a tile of weight rows, over a range of K steps. A *narrow* item is a
+tile of weight rows against an expert's at most 16 rows. Where several blocks share an output tile, each takes a range
+of K, leaves float32 sums in a numbered slot, and adds up the others' where it owns the result, always in the order of
+the slots: two runs give the same bits.
 """
 
 from collections.abc import Iterator
