@@ -28,7 +28,13 @@ class _Tables:
 
 @functools.cache
 def _tables(
-    rows: tuple[int, int], n_tiles: int, k_steps: int, group: int, pieces: int, device: torch.device
+    rows: tuple[int, int],
+    n_tiles: int,
+    k_steps: int,
+    group: int,
+    pieces: int,
+    device: torch.device,
+    step: schedule.Step = schedule.EQUAL_STEP,
 ) -> _Tables:
     """Made once and kept for good: a captured graph goes on reading them. Raises ValueError in a capture, which cannot
     copy from the host."""
@@ -38,7 +44,7 @@ def _tables(
         *rows,
     )
     blocks = torch.cuda.get_device_properties(device).multi_processor_count
-    plan = schedule.make(rows, n_tiles, k_steps, blocks, group, min(pieces, k_steps))
+    plan = schedule.make(rows, n_tiles, k_steps, blocks, group, min(pieces, k_steps), step)
     return _Tables(plan, *(torch.tensor(table, dtype=torch.int32, device=device) for table in plan.tables()))
 
 
