@@ -21,7 +21,6 @@ GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FIRST_CAPABILITY = (8, 0)
 """The oldest GPU that multiplies bfloat16 and copies to shared memory asynchronously."""
 
-
 FP8_CAPABILITY = (8, 9)
 """The oldest GPU that multiplies 8-bit floats, and that Triton loads them on."""
 
@@ -38,19 +37,6 @@ def require_fp8(dtype: torch.dtype, device: torch.device) -> None:
         FP8_CAPABILITY,
         error=NotImplementedError,
     )
-
-
-FIRST_FP8_CAPABILITY = (8, 9)
-"""The oldest GPU that converts to and multiplies 8-bit floats."""
-
-
-def require_fp8(x: Tensor) -> None:
-    """Raise NotImplementedError unless the device of `x`, which `require_supported` has passed, has 8-bit floats."""
-    if not INTERPRETED and (capability := _capability(x.device)) < FIRST_FP8_CAPABILITY:
-        raise NotImplementedError(
-            f"mot_impl has no fp8 kernel for {x.dtype} on device {x.device} of compute capability {capability}; it must "
-            f"be {FIRST_FP8_CAPABILITY} or newer, or use int8 or dense experts"
-        )
 
 
 def require_supported(x: Rows, *tensors: Tensor) -> None:
