@@ -7,11 +7,22 @@ from pathlib import Path
 
 import typer
 
+if typing.TYPE_CHECKING:
+    import torch
+
+    from bagel.pipeline import BagelPipeline
+    from reference_impl.contract import MoTOps
+
 Opt = typer.Option
 
 
 def serve(
-    checkpoint: typing.Annotated[Path, Opt(help="BAGEL folder: *.json, ema.safetensors, ae.safetensors, tokenizer")],
+    checkpoint: typing.Annotated[
+        Path | None, Opt(help="BAGEL folder: *.json, ema.safetensors, ae.safetensors, tokenizer")
+    ] = None,
+    random_weights: typing.Annotated[
+        str | None, Opt(metavar="MODEL", help="bagel-7b or twin instead: its cost, pictures that mean nothing")
+    ] = None,
     host: typing.Annotated[str, Opt(help="address to listen at; 0.0.0.0 is everybody's")] = "127.0.0.1",
     port: typing.Annotated[int, Opt(help="0 takes a free one")] = 8000,
     impl: typing.Annotated[str, Opt(help="reference, fused or package.module:OPS")] = "fused",
@@ -31,10 +42,8 @@ def serve(
 
     import uvicorn
 
-    from bagel.pipeline import BagelPipeline
     from benchmarks.harness.environment import provenance, repository_root
     from motbench.implementation import one_thread_on_a_cpu, resolve
-    from motbench.progress import transferred
     from serving.app import application
     from serving.engine import Engine
     from serving.wishes import Limits, Served
@@ -43,14 +52,35 @@ def serve(
     one_thread_on_a_cpu(place)
     width, height = _size(size)
     limits = Limits(side=max_side, steps=max_steps)
-    served = Served(model or checkpoint.resolve().name, (height, width), steps, limits)
-    with transferred(f"read {checkpoint}") as told:
-        pipeline = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision, told=told)
+    pipeline, name = _pipeline(checkpoint, random_weights, ops, place, precision)
+    served = Served(model or name, (height, width), steps, limits)
     pipeline = pipeline.with_graphs(graphs) if graphs else pipeline
     made_by = asdict(provenance(repository_root(), 0, "motbench serve"))
     about = {"impl": ops.name, "device": device, "dtype": dtype, "provenance": made_by}
     app = application(Engine(pipeline.generate, line), served, about)
     uvicorn.run(app, host=host, port=port, log_level="info", timeout_graceful_shutdown=60)
+
+
+def _pipeline(
+    checkpoint: Path | None, random_weights: str | None, ops: MoTOps, device: torch.device, dtype: torch.dtype
+) -> tuple[BagelPipeline, str]:
+    """What makes the pictures, and its name. Raises ValueError unless exactly one source of weights is given."""
+    from bagel.pipeline import BagelPipeline
+    from bagel.tokenizer import Tokenizer
+    from benchmarks.harness import synthetic
+    from benchmarks.harness.environment import repository_root
+    from motbench.progress import transferred
+
+    if checkpoint is not None and random_weights is None:
+        with transferred(f"read {checkpoint}") as told:
+            loaded = BagelPipeline.from_checkpoint(checkpoint, ops, device, dtype, told=told)
+        return loaded, checkpoint.resolve().name
+    if random_weights is not None and checkpoint is None:
+        tokenizer = Tokenizer.load(repository_root() / "tests/data/bagel_oracle/checkpoint")
+        config = synthetic.model_named(random_weights)
+        drawn = synthetic.random_bagel(config, ops, tokenizer, device, dtype)
+        return BagelPipeline(drawn), f"random-{random_weights}"
+    raise ValueError(f"checkpoint is {checkpoint} and random-weights {random_weights}; give one of the two")
 
 
 def _size(text: str) -> tuple[int, int]:

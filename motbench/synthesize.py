@@ -8,7 +8,6 @@ from pathlib import Path
 import typer
 
 Opt = typer.Option
-MODELS = ("bagel-7b", "twin")
 
 
 def synthesize(
@@ -22,12 +21,10 @@ def synthesize(
     from benchmarks.harness.synthetic_checkpoint import write_checkpoint
     from motbench.progress import transferred
 
-    configs = dict(zip(MODELS, (synthetic.BAGEL_7B, synthetic.TWIN), strict=True))
-    if model not in configs:
-        raise ValueError(f"model {model!r} is unknown; use one of {', '.join(MODELS)}")
+    config = synthetic.model_named(model)
     tokenizer = repository_root() / "tests/data/bagel_oracle/checkpoint"
     done = 0
     with transferred(f"write {folder}") as told:
-        for done, total in write_checkpoint(folder, configs[model], tokenizer, seed):
+        for done, total in write_checkpoint(folder, config, tokenizer, seed):
             told(done, total)
     print(f"wrote {folder}: {model}, {done / 1e9:.2f} GB of random weights")

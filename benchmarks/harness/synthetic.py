@@ -46,6 +46,15 @@ _EYE, _AUTOENCODER = VisionConfig(64, 128, 2, 4, 14), AutoencoderConfig(width=32
 TWIN = config_of(SMALL, 2, 1024, _EYE, _AUTOENCODER)
 """A twin that a CPU runs in milliseconds."""
 
+MODELS = {"bagel-7b": BAGEL_7B, "twin": TWIN}
+
+
+def model_named(name: str) -> BagelConfig:
+    """One of MODELS. Raises ValueError."""
+    if name not in MODELS:
+        raise ValueError(f"model {name!r} is unknown; use one of {', '.join(MODELS)}")
+    return MODELS[name]
+
 
 def with_layers(config: BagelConfig, layers: int) -> BagelConfig:
     """The same with another number of decoder layers."""

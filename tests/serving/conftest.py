@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,23 @@ CHECKPOINT = ROOT / "tests/data/bagel_oracle/checkpoint"
 @pytest.fixture(scope="session")
 def server(tmp_path_factory) -> Iterator[str]:
     """Base URL of `motbench serve` on the tiny checkpoint: sides up to 64 pixels, bodies up to the default."""
+    with _served(tmp_path_factory, "--checkpoint", str(CHECKPOINT)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def random_server(tmp_path_factory) -> Iterator[str]:
+    """Base URL of the same with the small twin's random weights."""
+    with _served(tmp_path_factory, "--random-weights", "twin") as url:
+        yield url
+
+
+@contextmanager
+def _served(tmp_path_factory, *weights: str) -> Iterator[str]:
     options = (
         "--impl reference --device cpu --dtype float32 --size 64x64 --steps 3 --port 0 --max-side 64 --max-steps 8"
     )
-    command = [sys.executable, "-P", "-m", "motbench", "serve", "--checkpoint", str(CHECKPOINT), *options.split()]
+    command = [sys.executable, "-P", "-m", "motbench", "serve", *weights, *options.split()]
     log = tmp_path_factory.mktemp("serve") / "log"
     with log.open("wb") as sink:
         process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink)

@@ -4,6 +4,8 @@ import base64
 import contextlib
 import io
 import json
+import subprocess
+import sys
 
 import httpx2
 import pytest
@@ -45,6 +47,19 @@ def test_n_pictures_have_seeds_that_count_up(server):
     both = ask(server, seed=7, n=2)
     assert [data["seed"] for data in both.json()["data"]] == [7, 8]
     assert picture(both, 1).tobytes() == picture(ask(server, seed=8)).tobytes()
+
+
+def test_random_weights_serve_pictures_under_a_name_that_says_so(random_server):
+    assert picture(ask(random_server)).size == (64, 64)
+    assert httpx2.get(random_server + "/health").json()["model"] == "random-twin"
+
+
+@pytest.mark.parametrize("weights", [[], ["--checkpoint", "a", "--random-weights", "twin"]], ids=["neither", "both"])
+def test_a_server_wants_one_source_of_weights(weights):
+    command = [sys.executable, "-P", "-m", "motbench", "serve", *weights, "--impl", "reference", "--device", "cpu"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert refused.returncode == 2
+    assert "give one of the two" in refused.stderr
 
 
 def test_more_steps_make_another_picture(server):
