@@ -93,9 +93,8 @@ def measure(task: Task) -> Figures:
     """
     case, make = task.case, Maker(task.case, task.device)
     reference = as_judged(make, task.dtype)
-    approved = goldens.approved(case)
-    holds = approved.picture is not None and not approved.error and not task.anew
-    golden = approved.picture if approved.picture is not None and holds else candidate(make)
+    approved = Made() if task.anew else goldens.approved(case)
+    golden = candidate(make) if approved.picture is None or approved.error else approved.picture
     expected: dict[Kind, Made] = {"parity": reference, "drift": Made(golden)}
     good, bad = _Rows(task.dtype_name), _Rows(task.dtype_name)
     for variant in variants(task.runs, task.device, task.dtype):

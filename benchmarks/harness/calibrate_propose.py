@@ -116,7 +116,8 @@ def propose(
                     limits(Spread(figures.prompt, figures.good.of(kind)).reach, by[kind, dtype])
                 )
                 farthest = [Spread(one.prompt, one.good.of(kind)).reach for one in reached]
-                widest = {name: max(one.get(name, 0.0) for one in farthest) for name in farthest[0]}
+                names = dict.fromkeys(name for one in farthest for name in one)
+                widest = {name: max(one.get(name, 0.0) for one in farthest) for name in names}
                 base[kind][dtype] = _limits(limits(widest, base_factor([population, *others], kind, dtype)))
             old_limits = {kind: case.on(population.stack).limits_of(kind, dtype) for kind in KINDS}
             was = seen(figures.faults, old_limits)

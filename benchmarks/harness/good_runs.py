@@ -11,8 +11,9 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import random
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -41,6 +42,12 @@ HELD_OUT = 10_000
 FUSED_TILES = ((16, 32, 32), (32, 64, 32), (64, 32, 64), (32, 32, 16), (64, 64, 32))
 """(M, N, K) of tiles for the fused kernels, small enough for float32 and for every width."""
 
+THREADS = (3, 4, 5, 6)
+"""Thread counts that no limit was measured with."""
+
+KEYS = (16, 24, 32, 48)
+"""Keys of attention whose products are added up apart."""
+
 
 def held_out(draw: int, device: torch.device, dtype: torch.dtype) -> list[Variant]:
     """One variant of every family, another one for every draw; the same for the same arguments."""
@@ -53,27 +60,40 @@ def held_out(draw: int, device: torch.device, dtype: torch.dtype) -> list[Varian
         _together(draw, device),
         Variant("rows in tiles", f"rows in tiles {draw}", lambda: row_tiles(draw)),
         Variant("rows in another order", f"rows in order {draw}", lambda: rows_shuffled(draw)),
-        Variant("attention written out", "attention written out", written_out),
+        Variant("attention written out", f"attention written out {draw}", lambda: written_out(draw)),
     ]
     if device.type == "cuda":
-        found.append(Variant("fused kernels", f"fused kernels {draw}", lambda: other_tiles(draw % len(FUSED_TILES))))
+        found.append(Variant("fused kernels", f"fused kernels {draw}", lambda: other_tiles(draw)))
     return found
 
 
 def _together(draw: int, device: torch.device) -> Variant:
-    """Two of PyTorch's alternatives at once, or on a CPU a thread count of its own: none of them is a limit's."""
-    found = [
-        Variant("library", f"{one.name} and {other.name}", one.ops, functools.partial(_both, one, other))
-        for one, other in itertools.combinations(libraries(device), 2)
+    """Two or three of PyTorch's alternatives at once, or on a CPU a thread count of its own: none of them is a limit's.
+
+    One kernel of attention at most, as the last one would count. Draws beyond all of these round some ops once too.
+    """
+    own = libraries(device)
+    chosen: list[tuple[Variant, ...]] = [
+        several
+        for count in (2, 3)
+        for several in itertools.combinations(own, count)
+        if sum(one.name.endswith("attention") for one in several) < 2
     ]
     if device.type == "cpu":
-        found.append(Variant("library", "three threads", found[0].ops, lambda: threads(3)))
-    return found[draw % len(found)]
+        others = [one for one in own if one.name != "two threads"]
+        for count in THREADS:
+            one = Variant("library", f"{count} threads", own[0].ops, functools.partial(threads, count))
+            chosen += [(one,), *((one, other) for other in others), (one, *others)]
+    several, seed = chosen[draw % len(chosen)], HELD_OUT + draw
+    ops = own[0].ops if draw < len(chosen) else functools.partial(rounded_once, seed)
+    return Variant("library", " and ".join(one.name for one in several), ops, functools.partial(_all, several))
 
 
 @contextlib.contextmanager
-def _both(one: Variant, other: Variant) -> Iterator[None]:
-    with one.settings(), other.settings():
+def _all(several: Sequence[Variant]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for one in several:
+            stack.enter_context(one.settings())
         yield
 
 
@@ -86,8 +106,8 @@ def _each(wrap: Callable[[Callable[..., typing.Any]], Callable[..., typing.Any]]
 
 
 def row_tiles(draw: int) -> MoTOps:
-    """Every op but attention on 5, 8, ... rows at a time, as a kernel with tiles of that many rows."""
-    rows = 5 + 3 * (draw % 8)
+    """Every op but attention on 5 to 52 rows at a time, as a kernel with tiles of that many rows."""
+    rows = 5 + 7 * draw % 48  # 7 and 48 have no divisor in common, so 48 draws are 48 numbers
 
     def tiled_rows(op: Callable[..., typing.Any]) -> Callable[..., typing.Any]:
         def run(x: Tensor, *rest: typing.Any) -> typing.Any:
@@ -125,8 +145,12 @@ def rows_shuffled(draw: int) -> MoTOps:
     return _each(wrap, f"rows in order {draw}")
 
 
-def written_out() -> MoTOps:
-    """Attention as two products and a softmax, in float32 at least, rounded once."""
+def written_out(draw: int) -> MoTOps:
+    """Attention as two products and a softmax, in float32 at least, rounded once.
+
+    The keys are in an order that the draw chooses, and the products of each block of them are added up apart.
+    """
+    generator, block = torch.Generator().manual_seed(draw), KEYS[draw % len(KEYS)]
 
     def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
         wide, (m, heads, width), (t, groups, _) = accumulation_dtype(q.dtype), q.shape, k.shape
@@ -135,22 +159,26 @@ def written_out() -> MoTOps:
         if causal:
             hidden = torch.ones(m, t, dtype=torch.bool, device=q.device).triu(t - m + 1)
             scores = scores.masked_fill(hidden, float("-inf"))
-        return torch.einsum("hmt,thd->mhd", scores.softmax(-1), v).to(q.dtype)
+        weights, order = scores.softmax(-1), torch.randperm(t, generator=generator).to(q.device)
+        parts = [torch.einsum("hmt,thd->mhd", weights[..., keys], v[keys]) for keys in torch.split(order, block)]
+        return torch.stack(parts).sum(0).to(q.dtype)
 
     return dataclasses.replace(REFERENCE, name="attention written out", attention=attention)
 
 
 @functools.cache
-def other_tiles(index: int) -> MoTOps:
-    """The fused kernels with one tile for every matrix."""
+def other_tiles(draw: int) -> MoTOps:
+    """The fused kernels with one tile for every matrix; from the sixth draw on, each op has a tile of its own."""
     import mot_impl
     from mot_impl.tiles import Tile, TileChoice, TileTable
 
-    block_m, block_n, block_k = FUSED_TILES[index]
-    choice = TileChoice(Tile(block_m, block_n, block_k, warps=4, stages=2), "self-test")
+    def one_of(words: str) -> tuple[int, int, int]:
+        return random.Random(words).choice(FUSED_TILES)
 
-    class OneTile(TileTable):  # type: ignore[misc]  # mypy does not read mot_impl
+    class OtherTiles(TileTable):  # type: ignore[misc]  # mypy does not read mot_impl
         def choose(self, problem: Problem) -> typing.Any:
-            return choice
+            few = draw < len(FUSED_TILES)
+            block_m, block_n, block_k = FUSED_TILES[draw] if few else one_of(f"{draw}/{problem.op}/{problem.n}")
+            return TileChoice(Tile(block_m, block_n, block_k, warps=4, stages=2), "self-test")
 
-    return typing.cast("MoTOps", mot_impl.fused_ops(OneTile()))
+    return typing.cast("MoTOps", mot_impl.fused_ops(OtherTiles()))

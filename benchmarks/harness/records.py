@@ -581,7 +581,8 @@ def write_atomic(path: Path, data: bytes) -> None:
 def write_together(files: Mapping[Path, bytes]) -> None:
     """Write files that belong together: each in full beside its place, then all are renamed.
 
-    What cannot be written leaves every path as it was.
+    What cannot be written leaves every path as it was. Only the renames are one by one: a kill between two of them, or
+    one that is refused, leaves old files beside new ones, each of them whole.
     """
     waiting: dict[Path, str] = {}
     try:

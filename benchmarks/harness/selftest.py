@@ -2,14 +2,14 @@
 
 A run is one fault at one place, or one good variant, on one golden case. Every tier judges it as it judges any other:
 op parity by reference_impl/tolerance.py, the trace by limits that are measured on this case, the picture by the limits
-of its case.json. Good runs are also made of other prompts and seeds than the case's own, with the case's limits.
+of its case.json. Good runs are also made of a prompt that is no case's (other_prompts.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -31,9 +31,6 @@ from reference_impl.contract import MoTOps
 
 TRACE_RUNS = 8
 """Reordered runs that the trace's limits are measured on, as `motbench trace` does unless told otherwise."""
-
-LATE_SEED = 1000
-"""Added to a case's seed for another picture of it."""
 
 WANTED: Wanted = within(0)
 
@@ -193,17 +190,6 @@ def good(stand: Stand, draw: int, ops: bool) -> Iterator[Outcome]:
             with own.settings():
                 half = made(Setting(with_ops(stand.own.pipeline, own.ops()), request))
         yield stand.outcome(own.family, draw, tiers, Pictures(picture, half), parity=True)
-
-
-def another(case: GoldenCase, prompts: Sequence[str], number: int) -> GoldenCase:
-    """The case with another prompt and seed, and so without a golden; number 0 is the case itself."""
-    if number == 0:
-        return case
-    others = [prompt for prompt in prompts if prompt != case.request.prompt] or [case.request.prompt]
-    request = dataclasses.replace(
-        case.request, prompt=others[number % len(others)], seed=case.request.seed + number * LATE_SEED
-    )
-    return dataclasses.replace(case, request=request, approval=None)
 
 
 def op_parity(plan: Plan, ops: MoTOps) -> bool:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.harness.fault import Fault
+from benchmarks.harness.faults import FAULTS
 from benchmarks.harness.golden_case import GoldenCase
-
-REQUESTS = 3
-"""Requests per case that good runs are made of: the case's own, and two with another prompt and seed."""
-
 
 LARGE = 1024
 """Side of a picture whose size nothing says before it is made."""
@@ -19,9 +17,10 @@ LARGE = 1024
 
 @dataclass(frozen=True)
 class Task:
-    """What is run on one case's bench: these faults, `draws` times each, and `good` draws of every good family.
+    """What is run on one case's bench, in this order: these faults, `draws` times each, then good runs.
 
     request  0 is the case's own; others have another prompt and seed, and no faults
+    good     draws of every good family
     ops      whether op parity judges the good runs here: it knows no case, and one verdict on each draw is enough
     """
 
@@ -29,36 +28,69 @@ class Task:
     request: int
     faults: tuple[str, ...]
     draws: int
-    good: int
+    good: tuple[int, ...]
     ops: bool = False
+
+    def places(self) -> list[tuple[Fault, int]]:
+        """Fault and draw of every run with a fault. What sits nowhere is run once."""
+        chosen = (FAULTS[name] for name in self.faults)
+        return [(fault, draw) for fault in chosen for draw in range(self.draws if fault.placed else 1)]
+
+    def runs(self, families: int) -> int:
+        """How many runs that are, with so many good families."""
+        return len(self.places()) + families * len(self.good)
+
+    def split(self, parts: int) -> list[Task]:
+        """The same runs in up to so many tasks, each with a share of the faults and of the good runs."""
+        tasks = [
+            dataclasses.replace(self, faults=self.faults[part::parts], good=self.good[part::parts])
+            for part in range(parts)
+        ]
+        return [task for task in tasks if task.faults or task.good]
 
 
 def full(cases: Sequence[GoldenCase], faults: Sequence[Fault], draws: int, good_runs: int, families: int) -> list[Task]:
-    """Every fault on every case that can have it, and at least `good_runs` good runs over all cases and requests."""
-    good = math.ceil(good_runs / (len(cases) * REQUESTS * families))
-    tasks = [Task(case.name, 0, _of(faults, case, "pipeline"), draws, 0) for case in cases]
-    for number in range(REQUESTS if good else 1):
-        for case in cases:
-            own = () if number else _of(faults, case, "implementation")
-            tasks.append(Task(case.name, number, own, draws, good, case is cases[0]))
+    """Every fault on every case that can have it, and at least `good_runs` good runs of the cases' own requests.
+
+    Of another prompt of each case one draw of every family follows. Cheap cases are first, so that every fault is
+    reached early.
+    """
+    ordered = sorted(cases, key=cost)
+    good = math.ceil(good_runs / (len(cases) * families))
+    tasks = [Task(one.name, 0, _of(faults, one), draws, tuple(range(good)), one is ordered[0]) for one in ordered]
+    if good:
+        tasks += [Task(one.name, 1, (), draws, (good,)) for one in ordered]
     return [task for task in tasks if task.faults or task.good]
 
 
-def _of(faults: Sequence[Fault], case: GoldenCase, part: str) -> tuple[str, ...]:
-    """Those that the case can have. The pipeline's need no trace, whose limits are most of the work."""
-    return tuple(fault.name for fault in faults if fault.part == part and fault.fits(case))
+def _of(faults: Sequence[Fault], case: GoldenCase) -> tuple[str, ...]:
+    """Those that the case can have. The pipeline's are first: they need no trace, whose limits are most of the work."""
+    own = (fault for fault in faults if fault.fits(case))
+    return tuple(fault.name for fault in sorted(own, key=lambda fault: fault.part != "pipeline"))
 
 
 def reduced(cases: Sequence[GoldenCase], faults: Sequence[Fault], draws: int, good_draws: int) -> list[Task]:
     """Every fault on the cheapest case that can have it, and some good runs of the first of those cases."""
-    chosen: dict[str, list[str]] = {}
+    chosen: dict[str, list[Fault]] = {}
+    cases = sorted(cases, key=cost)
     for fault in faults:
-        case = next((case for case in sorted(cases, key=cost) if fault.fits(case)), None)
+        case = next((case for case in cases if fault.fits(case)), None)
         if case is not None:
-            chosen.setdefault(case.name, []).append(fault.name)
+            chosen.setdefault(case.name, []).append(fault)
     first = next(iter(chosen), "")
-    good = {first: good_draws}
-    return [Task(name, 0, tuple(own), draws, good.get(name, 0), name == first) for name, own in chosen.items()]
+    good = {first: tuple(range(good_draws))}
+    by_name = {case.name: case for case in cases}
+    return [
+        Task(name, 0, _of(own, by_name[name]), draws, good.get(name, ()), name == first) for name, own in chosen.items()
+    ]
+
+
+def shared(tasks: Iterable[Task], workers: int) -> list[Task]:
+    """The tasks in parts, if there are more workers than cases. What a case needs once is done once in each part."""
+    tasks = list(tasks)
+    own = sum(task.request == 0 for task in tasks)
+    parts = max(workers // own, 1) if own else 1
+    return [part for task in tasks for part in (task.split(parts) if task.request == 0 else [task])]
 
 
 def cost(case: GoldenCase) -> tuple[int, str]:

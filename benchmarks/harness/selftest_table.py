@@ -26,6 +26,7 @@ class Asked:
     """What was tested: the faults on the cases with this plan, and whether that was all there is.
 
     words  options of `motbench golden selftest` that choose the same again
+    runs   how many were asked for; 0 if nobody counted
     """
 
     plan: Plan
@@ -33,6 +34,7 @@ class Asked:
     faults: Sequence[Fault]
     full: bool
     words: tuple[str, ...] = ()
+    runs: int = 0
 
 
 def share(seen: Sequence[bool]) -> Rate:
@@ -47,7 +49,7 @@ def record(asked: Asked, outcomes: Sequence[Outcome], seconds: float) -> Selftes
     good = [outcome for outcome in outcomes if outcome.name not in names]
     families = [_of_good(name, [one for one in good if one.name == name]) for name in _names(good)]
     alarms = _of_good(ALL_GOOD, good)
-    status, reason = _judged(asked, faults, alarms)
+    status, reason = _judged(asked, faults, alarms, max(asked.runs - len(outcomes), 0))
     return Selftest(
         form="full" if asked.full else "reduced",
         impl=asked.plan.impl,
@@ -107,8 +109,10 @@ def _names(outcomes: Iterable[Outcome]) -> list[str]:
     return list(dict.fromkeys(outcome.name for outcome in outcomes))
 
 
-def _judged(asked: Asked, faults: Sequence[Detection], alarms: Detection) -> tuple[Status, str]:
-    """A missed class or too many alarms is regressed; what nobody could see or run is not measured."""
+def _judged(asked: Asked, faults: Sequence[Detection], alarms: Detection, left: int) -> tuple[Status, str]:
+    """A missed class or too many alarms is regressed; what nobody could see or run is not measured. left: runs that
+    were asked for and not made.
+    """
     missed = [f"{one.name} ({one.seen.seen} of {one.seen.runs}, {one.tier})" for one in faults if is_missed(one)]
     reasons = [f"missed: {', '.join(missed)}"] if missed else []
     if alarms.seen.seen > ALARMS_AT_MOST * alarms.seen.runs:
@@ -117,6 +121,8 @@ def _judged(asked: Asked, faults: Sequence[Detection], alarms: Detection) -> tup
         return "regressed", "; ".join(reasons)
     unseen = [one.name for one in faults if not one.seen.runs]
     reasons = [f"no case could show or judge {', '.join(unseen)}"] if unseen else []
+    if left:
+        reasons.append(f"{left} of {asked.runs} runs were not made")
     if asked.full and alarms.seen.runs < GOOD_RUNS:
         reasons.append(f"{alarms.seen.runs} good runs but {GOOD_RUNS} are needed")
     return ("not-measured", "; ".join(reasons)) if reasons or not faults else ("pass", "")

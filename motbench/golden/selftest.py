@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import time
 import typing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,12 +18,17 @@ from motbench.exits import Exit
 from motbench.golden.common import goldens_folder, plan_of
 
 if typing.TYPE_CHECKING:
+    from queue import Queue
+
     from benchmarks.harness.records import Selftest
     from benchmarks.harness.selftest import Outcome
     from benchmarks.harness.selftest_plan import Task
 
 Opt = typer.Option
 EXITS = {"pass": Exit.PASS, "regressed": Exit.REGRESSED}
+
+PAUSE = 5.0
+"""Seconds between two records of a test that is running."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,10 @@ def selftest(
     good: typing.Annotated[
         int | None, Opt(min=0, help="held-out good runs at least; 299 in the full form, one of each family else")
     ] = None,
-    jobs: typing.Annotated[int, Opt(min=1, help="cases at a time, each in a process")] = 1,
+    jobs: typing.Annotated[int, Opt(min=1, help="processes; more than there are cases share a case's runs")] = 1,
+    minutes: typing.Annotated[
+        float | None, Opt(min=0, help="begin no run after so long; what is left out is not measured")
+    ] = None,
     json: typing.Annotated[Path | None, Opt(metavar="FILE", help="also write the record as JSON")] = None,
     out: typing.Annotated[Path | None, Opt(metavar="FILE", help="also write the tables as Markdown")] = None,
 ) -> None:
@@ -63,7 +73,8 @@ def selftest(
 
     chosen(fault)  # an unknown name is refused before anything is loaded
     found = None
-    for found in growing(Judged(impl, device, dtype), Chosen(case, fault, full, draws, good), jobs):
+    pace = Pace(jobs, math.inf if minutes is None else time.monotonic() + 60 * minutes)
+    for found in growing(Judged(impl, device, dtype), Chosen(case, fault, full, draws, good), pace):
         if json is not None:
             records.write_json(json, found)
     if found is None:
@@ -87,10 +98,18 @@ class Chosen:
     good: int | None = None
 
 
-def growing(judged: Judged, what: Chosen, jobs: int = 1) -> Iterator[Selftest]:
-    """The record after every case that is done, with a line about it; the last one is whole.
+@dataclass(frozen=True)
+class Pace:
+    """In how many processes, and until when (time.monotonic, the same in all of them) runs are begun."""
 
-    Raises OSError or ValueError for a case that cannot be read.
+    jobs: int = 1
+    until: float = math.inf
+
+
+def growing(judged: Judged, what: Chosen, pace: Pace = Pace()) -> Iterator[Selftest]:
+    """The record so far, every few seconds, with a line about it; the last one is whole.
+
+    Raises OSError or ValueError for a case that cannot be read, and whatever a run raises, after the last record.
     """
     from benchmarks.harness import goldens, selftest_plan
     from benchmarks.harness.faults import chosen
@@ -98,7 +117,7 @@ def growing(judged: Judged, what: Chosen, jobs: int = 1) -> Iterator[Selftest]:
     from benchmarks.harness.good_runs import held_out
     from benchmarks.harness.selftest_table import GOOD_RUNS, Asked, record
 
-    started = time.monotonic()
+    started = told = time.monotonic()
     plan = plan_of(judged.impl, judged.device, judged.dtype)
     cases = read_cases(goldens_folder(), what.cases)
     cases = cases if what.cases else goldens.selected(cases, plan.impl, plan.device)
@@ -108,17 +127,26 @@ def growing(judged: Judged, what: Chosen, jobs: int = 1) -> Iterator[Selftest]:
         tasks = selftest_plan.full(cases, faults, what.draws, wanted, families)
     else:
         tasks = selftest_plan.reduced(cases, faults, what.draws, int(wanted > 0))
+    if not tasks:
+        return
     used = [one.name for one in cases if any(task.case == one.name for task in tasks)]
     words = [] if what.full else ["--reduced"]
     words += [word for name in what.cases or () for word in ("--case", name)]
     words += [word for name in what.faults or () for word in ("--fault", name)]
-    asked = Asked(plan, used, faults, what.full and not what.cases and not what.faults, tuple(words))
+    whole = what.full and not what.cases and not what.faults
+    count = sum(task.runs(families) for task in tasks)
+    asked = Asked(plan, used, faults, whole, tuple(words), count)
     outcomes: list[Outcome] = []
-    for done, (task, of_task) in enumerate(_finished(judged, tasks, jobs), 1):
-        outcomes += of_task
-        said = f"{task.case}{f' with another prompt ({task.request})' if task.request else ''}"
-        print(f"  {done:3} of {len(tasks)}  {said}: {len(of_task)} runs", flush=True)
-        yield record(asked, outcomes, time.monotonic() - started)
+    failures: list[BaseException] = []
+    for some in _made(judged, selftest_plan.shared(tasks, pace.jobs), pace, failures):
+        outcomes += some
+        if time.monotonic() - told >= PAUSE:
+            told = time.monotonic()
+            print(f"  {len(outcomes):4} of {count} runs, {told - started:.0f} s", flush=True)
+            yield record(asked, outcomes, told - started)
+    yield record(asked, outcomes, time.monotonic() - started)
+    if failures:
+        raise failures[0]
 
 
 def sentence(found: Selftest) -> str:
@@ -131,34 +159,57 @@ def sentence(found: Selftest) -> str:
     return f"{text}: {found.reason}" if found.reason else text
 
 
-def _finished(judged: Judged, tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, list[Outcome]]]:
-    """Every task with its outcomes, as soon as it is done."""
-    if jobs == 1:
-        yield from ((task, _run(judged, task)) for task in tasks)
+def _made(
+    judged: Judged, tasks: Sequence[Task], pace: Pace, failures: list[BaseException]
+) -> Iterator[Sequence[Outcome]]:
+    """Outcomes soon after they are made. What a task raises goes to `failures`, and the others go on."""
+    if pace.jobs == 1:
+        for task in tasks:
+            try:
+                for outcome in _run(judged, task, pace.until):
+                    yield [outcome]
+            except Exception as error:
+                failures.append(error)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        waiting = {pool.submit(_run, judged, task): task for task in tasks}
-        yield from ((waiting[done], done.result()) for done in as_completed(waiting))
+    context = get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(pace.jobs, mp_context=context) as pool:
+        queue = manager.Queue()
+        waiting: set[Future[None]] = {pool.submit(_send, queue, judged, task, pace.until) for task in tasks}
+        while waiting:
+            done, waiting = wait(waiting, PAUSE, FIRST_COMPLETED)
+            yield [queue.get() for _ in range(queue.qsize())]
+            failures += [raised for future in done if (raised := future.exception())]
 
 
-def _run(judged: Judged, task: Task) -> list[Outcome]:
-    """One task, in this process or in a worker."""
+def _send(queue: Queue[Outcome], judged: Judged, task: Task, until: float) -> None:
+    """One task in a worker, each outcome as soon as it is made."""
+    for outcome in _run(judged, task, until):
+        queue.put(outcome)
+
+
+def _run(judged: Judged, task: Task, until: float) -> Iterator[Outcome]:
+    """The outcomes of one task, as far as they can be begun in time."""
     import torch
 
+    from benchmarks.harness import other_prompts, stack
     from benchmarks.harness import selftest as harness
-    from benchmarks.harness import stack
-    from benchmarks.harness.faults import FAULTS
     from benchmarks.harness.golden_case import read_cases
 
+    if time.monotonic() >= until:
+        return
     plan = plan_of(judged.impl, judged.device, judged.dtype)
-    cases = read_cases(goldens_folder())
-    prompts = list(dict.fromkeys(one.request.prompt for one in cases))
-    (case,) = (one.on(stack.here(plan.device)) for one in cases if one.name == task.case)
+    (case,) = (one.on(stack.here(plan.device)) for one in read_cases(goldens_folder(), [task.case]))
     with torch.no_grad():
-        stand = harness.Stand.of(harness.another(case, prompts, task.request), plan)
-        faults = [(FAULTS[name], task.draws if FAULTS[name].placed else 1) for name in task.faults]
-        found = [harness.faulty(stand, fault, draw) for fault, draws in faults for draw in range(draws)]
-        for draw in range(task.good):
-            # Another request is another draw of every family too.
-            found += harness.good(stand, draw + task.request * task.good, task.ops)
-    return found
+        if task.request:
+            case = other_prompts.with_limits(other_prompts.another(case, task.request), plan)
+        stand = harness.Stand.of(case, plan)
+        for fault, draw in task.places():
+            if time.monotonic() >= until:
+                return
+            yield harness.faulty(stand, fault, draw)
+        for draw in task.good:
+            for outcome in harness.good(stand, draw, task.ops):
+                named = f"another prompt: {outcome.name}" if task.request else outcome.name
+                yield dataclasses.replace(outcome, name=named)
+                if time.monotonic() >= until:
+                    return

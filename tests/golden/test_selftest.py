@@ -11,13 +11,15 @@ import torch
 from PIL import Image
 
 from benchmarks.harness import selftest_plan
+from benchmarks.harness.environment import repository_root
 from benchmarks.harness.fault import TILE, Fault, Place, Setting
 from benchmarks.harness.faults import FAULTS, chosen
-from benchmarks.harness.golden_case import GoldenCase, read_case
+from benchmarks.harness.golden_case import GOLDENS, GoldenCase, read_case, read_cases
 from benchmarks.harness.good_runs import held_out
+from benchmarks.harness.other_prompts import LATE_SEED, PROMPTS, another, with_limits
 from benchmarks.harness.rates import rate
 from benchmarks.harness.records import Selftest, from_dict
-from benchmarks.harness.selftest import Outcome, Stand, another, faulty, good, made, op_parity
+from benchmarks.harness.selftest import Outcome, Stand, faulty, good, made, op_parity
 from benchmarks.harness.selftest_table import Asked, markdown, record
 from tests.golden.conftest import EDIT, FACTS, approve, change, plan
 
@@ -118,15 +120,51 @@ def test_half_precision_is_judged_beside_float32(tmp_path: Path) -> None:
 
 
 def test_a_missing_golden_leaves_the_picture_unjudged(stand: Stand) -> None:
-    case = another(stand.case, ["a red cat", "a blue dog"], 1)
-    assert (case.request.prompt, case.request.seed, case.approval) == (
-        "a blue dog",
-        stand.case.request.seed + 1000,
-        None,
-    )
     unapproved = dataclasses.replace(stand.exact, golden=type(stand.exact.golden)(error="none"))
     outcome = faulty(dataclasses.replace(stand, exact=unapproved, own=unapproved), FAULTS["wrong seed"], 0)
     assert "picture" not in outcome.tiers
+
+
+def test_another_prompt_is_no_case_s_and_has_no_golden(stand: Stand) -> None:
+    case = another(stand.case, 1)
+    asked = {one.request.prompt for one in read_cases(repository_root() / GOLDENS)}
+    assert not asked & {prompt for prompts in PROMPTS.values() for prompt in prompts}
+    assert case.request.prompt in PROMPTS["t2i"]
+    assert (case.request.seed, case.approval) == (stand.case.request.seed + LATE_SEED, None)
+
+
+def test_the_case_itself_is_number_0(stand: Stand) -> None:
+    assert another(stand.case, 0) is stand.case
+
+
+def test_another_prompt_has_limits_of_its_own(stand: Stand) -> None:
+    case = with_limits(another(stand.case, 1), stand.plan)
+    own, given = case.limits_of("parity", "float32"), stand.case.limits_of("parity", "float32")
+    assert own
+    assert given
+    assert own["latent_relative_l2"] != given["latent_relative_l2"]
+    assert case.limits["drift"] == {}
+
+
+def test_another_prompt_is_judged_by_them(stand: Stand) -> None:
+    case = with_limits(another(stand.case, 1), stand.plan)
+    found = list(good(Stand.of(case, stand.plan), 1, ops=False))
+    assert [outcome for outcome in found if any(outcome.tiers.values())] == []
+    assert {name for outcome in found for name in outcome.metrics} >= {"latent_relative_l2", "latent_absmax"}
+
+
+def test_a_bug_in_another_prompt_s_picture_is_seen(stand: Stand) -> None:
+    case = with_limits(another(stand.case, 1), stand.plan)
+    outcome = faulty(Stand.of(case, stand.plan), FAULTS["token to the wrong expert"], 0)
+    assert outcome.tiers["picture"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_no_held_out_run_is_made_twice(device: str) -> None:
+    count = 19 if device == "cuda" else 12  # draws of a full test on two cases, and on four
+    every = [one for draw in range(count) for one in held_out(draw, torch.device(device), torch.float32)]
+    named = [f"{one.name} {one.ops}" if one.family == "library" else one.name for one in every]
+    assert len(set(named)) == len(named)
 
 
 def test_a_place_is_the_same_every_time_and_within_its_bounds() -> None:
@@ -149,6 +187,12 @@ def seen_in(runs: list[bool], name: str = "wrong seed", tier: str = "picture") -
 
 def quiet(count: int, alarms: int = 0) -> list[Outcome]:
     return [Outcome("moved", "a case", draw, {"fp32 trace": draw < alarms}, {}, {}) for draw in range(count)]
+
+
+def test_runs_that_were_not_made_leave_it_unmeasured() -> None:
+    asked = Asked(plan(), ["a case"], [FAULTS["wrong seed"]], full=False, runs=400)
+    found = record(asked, seen_in([True]) + quiet(299), 1.0)
+    assert (found.status, found.reason) == ("not-measured", "100 of 400 runs were not made")
 
 
 def recorded(outcomes: list[Outcome], full: bool = True) -> Selftest:
@@ -235,12 +279,40 @@ def cases_of(stand: Stand, *steps: int) -> list[GoldenCase]:
 
 def test_the_full_form_has_every_fault_on_every_case_and_enough_good_runs(stand: Stand) -> None:
     tasks = selftest_plan.full(cases_of(stand, 9, 4), list(FAULTS.values()), draws=2, good_runs=299, families=7)
-    with_faults = [task for task in tasks if task.faults]
-    assert [(task.case, task.request, task.draws) for task in with_faults] == [("case-9", 0, 2), ("case-4", 0, 2)] * 2
+    assert [(task.case, task.request, task.draws) for task in tasks if task.faults] == [
+        ("case-4", 0, 2),
+        ("case-9", 0, 2),
+    ]
     fitting = {fault.name for fault in FAULTS.values() if fault.fits(stand.case)}
-    assert {name for task in with_faults if task.case == "case-4" for name in task.faults} == fitting
-    assert 7 * sum(task.good for task in tasks) >= 299
-    assert [(task.case, task.request) for task in tasks if task.ops] == [("case-9", 0), ("case-9", 1), ("case-9", 2)]
+    assert [set(task.faults) for task in tasks if task.faults] == [fitting, fitting]
+    assert 7 * sum(len(task.good) for task in tasks if not task.request) >= 299
+    assert [(task.case, task.request) for task in tasks if task.ops] == [("case-4", 0)]
+
+
+def test_another_prompt_of_every_case_is_a_further_draw(stand: Stand) -> None:
+    tasks = selftest_plan.full(cases_of(stand, 9, 4), list(FAULTS.values()), draws=1, good_runs=299, families=7)
+    own = [draw for task in tasks if not task.request for draw in task.good]
+    assert [(task.case, task.faults) for task in tasks if task.request] == [("case-4", ()), ("case-9", ())]
+    assert not set(own) & {draw for task in tasks if task.request for draw in task.good}
+
+
+def test_faults_that_need_no_trace_are_first(stand: Stand) -> None:
+    task, *_ = selftest_plan.full(cases_of(stand, 4), list(FAULTS.values()), draws=1, good_runs=0, families=7)
+    parts = [FAULTS[name].part for name in task.faults]
+    assert parts == sorted(parts, reverse=True)
+
+
+@pytest.mark.parametrize("workers", [1, 4, 15])
+def test_workers_share_the_same_runs(stand: Stand, workers: int) -> None:
+    tasks = selftest_plan.full(cases_of(stand, 9, 4), list(FAULTS.values()), draws=2, good_runs=299, families=7)
+    parts = selftest_plan.shared(tasks, workers)
+    assert len(parts) >= workers
+    assert runs_of(parts) == runs_of(tasks)
+
+
+def runs_of(tasks: list[selftest_plan.Task]) -> list[tuple[str, int, str, int]]:
+    faults = [(task.case, task.request, fault.name, draw) for task in tasks for fault, draw in task.places()]
+    return sorted(faults + [(task.case, task.request, "good", draw) for task in tasks for draw in task.good])
 
 
 def test_the_reduced_form_has_every_fault_once_on_the_cheapest_case(stand: Stand, edit_stand: Stand) -> None:
