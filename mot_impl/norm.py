@@ -1,5 +1,5 @@
 """Routed RMSNorm in one launch, over a row and over each head of a row: a row of width K is one head of width K. And
-of the sum of two rows, which is stored too."""
+of the sum of two rows, which is stored too. The result as it is, or in fp8."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mot_impl.device import INTERPRETED, launch, require_supported, require_unit_stride
-from reference_impl.checks import check_add_norm, check_norm
-from reference_impl.contract import Route, require
-
-WIDEST = 32_768
-"""A program keeps a whole row in registers, 32 values a thread at this width with 32 warps. Twice as many spill."""
-
-PER_WARP = 1024
-"""Values that a warp keeps, 32 a thread. Measured on an H100: at a row of 3584, four warps are faster than eight."""
+from mot_impl.device import INTERPRETED, launch, require_fp8, require_supported, require_unit_stride
+from mot_impl.quantise import PER_WARP, WIDEST, empty_rows, fp8_bits, magnitude, scale_of
+from reference_impl.checks import check_add_norm, check_input_scale, check_norm
+from reference_impl.contract import QuantisedRows, Route, require
 
 
 @dataclass(frozen=True)
@@ -92,6 +87,34 @@ def _add_norm_kernel(
     tl.store(y_ptr + offs, (total * scale[:, None] * gain).to(y_ptr.dtype.element_ty), mask=mask)
 
 
+@triton.jit(do_not_specialize=["n_rows", "n_text"])
+def _quantised_norm_kernel(
+    x_ptr, other_ptr, gain_ptr, sum_ptr, values_ptr, scale_ptr, input_scale_ptr, rows_ptr,
+    n_rows, n_text, D, stride_x, stride_other, stride_gain, eps,
+    ADD: tl.constexpr, FIXED: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_H rows of values and scale, and of sum if ADD. x and other [*, D], gain [2, D], sum [n_rows, D], values
+    [n_rows, D] as bytes, scale [n_rows], input_scale [2] if FIXED, rows int64 [n_rows]."""
+    position, row, _, mask_h = head_coordinates(rows_ptr, n_rows, 1, BLOCK_H)
+    offs_d = tl.arange(0, BLOCK_D)
+    mask = mask_h[:, None] & (offs_d < D)[None, :]
+    x = tl.load(x_ptr + (row * stride_x)[:, None] + offs_d[None, :], mask=mask, other=0.0).to(tl.float32)
+    offs = (row * D)[:, None] + offs_d[None, :]
+    if ADD:
+        other_ptrs = other_ptr + (row * stride_other)[:, None] + offs_d[None, :]
+        total = (x + tl.load(other_ptrs, mask=mask, other=0.0).to(tl.float32)).to(sum_ptr.dtype.element_ty)
+        tl.store(sum_ptr + offs, total, mask=mask)
+        x = total.to(tl.float32)
+    expert = (position >= n_text).to(tl.int64)
+    gain = tl.load(gain_ptr + (expert * stride_gain)[:, None] + offs_d[None, :], mask=mask, other=0.0).to(tl.float32)
+    y = x * tl.rsqrt(tl.sum(x * x, axis=1) / D + eps)[:, None] * gain
+    # What is quantised is the norm as it would have been stored: rounded.
+    y = y.to(x_ptr.dtype.element_ty).to(tl.float32)
+    scale = tl.load(input_scale_ptr + expert) if FIXED else scale_of(magnitude(y))
+    tl.store(scale_ptr + row, scale, mask=mask_h)
+    tl.store(values_ptr + offs, fp8_bits(y, scale), mask=mask)
+
+
 def rms_norm(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:
     """y[row] = x[row] / sqrt(mean(x[row]^2) + eps) * gain[expert of row], in float32, rounded once.
 
@@ -131,6 +154,60 @@ def add_rms_norm(x: Tensor, other: Tensor, gain: Tensor, route: Route, eps: floa
         BLOCK_H=block.heads, BLOCK_D=block.width, num_warps=block.warps,
     )  # fmt: skip
     return total, y
+
+
+def quantised_rms_norm(
+    x: Tensor, gain: Tensor, route: Route, eps: float, input_scale: Tensor | None = None
+) -> QuantisedRows:
+    """quantise_rows(rms_norm(x, gain)) in one launch, the norm rounded to x's dtype before it is quantised.
+
+    x [M, K] with any row stride, gain [2, K], input_scale [2] or None -> M rows of K. Raises ValueError or TypeError at
+    the contract's door, NotImplementedError for a device, dtype or width without kernels.
+    """
+    require(x.ndim == 2, "x has shape {} but must be [M, K]", tuple(x.shape))
+    check_norm(x, gain, route)
+    return _quantised(x, None, gain, route, eps, input_scale)[1]
+
+
+def quantised_add_rms_norm(
+    x: Tensor, other: Tensor, gain: Tensor, route: Route, eps: float, input_scale: Tensor | None = None
+) -> tuple[Tensor, QuantisedRows]:
+    """(s, quantise_rows(rms_norm(s, gain))) with s = x + other, rounded, in one launch.
+
+    x and other [M, K] with any row stride, gain [2, K], input_scale [2] or None -> [M, K] in x's dtype, and M rows.
+    Raises as quantised_rms_norm.
+    """
+    check_add_norm(x, other, gain, route)
+    return _quantised(x, other, gain, route, eps, input_scale)
+
+
+def _quantised(
+    x: Tensor, other: Tensor | None, gain: Tensor, route: Route, eps: float, input_scale: Tensor | None
+) -> tuple[Tensor, QuantisedRows]:
+    """x, or its sum with `other`; and the norm of that."""
+    check_input_scale(input_scale, x)
+    require_supported(x, gain, *(() if other is None else (other,)))
+    require_fp8(x.dtype, x.device)
+    require_unit_stride(x=x, other=other, gain=gain)
+    m, k = x.shape
+    require(
+        2 * k <= WIDEST,
+        "width is {} but a norm that quantises takes at most {}",
+        k,
+        WIDEST // 2,
+        error=NotImplementedError,
+    )
+    total = x if other is None else torch.empty(m, k, dtype=x.dtype, device=x.device)
+    found, block = empty_rows(x), HeadBlock.of(m, k)
+    launch(
+        _quantised_norm_kernel, triton.cdiv(m, block.heads), x,
+        x, x if other is None else other, gain, total, found.values.view(torch.uint8), found.scale,
+        found.scale if input_scale is None else input_scale, route.rows.contiguous(),
+        m, route.n_text, k, x.stride(0), 0 if other is None else other.stride(0), gain.stride(0), eps,
+        ADD=other is not None, FIXED=input_scale is not None,
+        BLOCK_H=block.heads, BLOCK_D=block.width, num_warps=block.warps,
+    )  # fmt: skip
+    return total, found
 
 
 def _normalise(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:
