@@ -19,7 +19,7 @@ from triton.runtime.jit import MockTensor
 
 from mot_impl.device import INTERPRETED
 from mot_impl.tiles import Tile
-from reference_impl.contract import Problem, require
+from reference_impl.contract import FP8, Problem, require
 
 SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
 """Bytes of shared memory that one block may use, by compute capability. Source: CUDA C++ Programming Guide, table of
@@ -27,6 +27,10 @@ technical specifications, less the 1 KB that the system keeps of each block's.""
 
 SUFFIXES = {90: "a", 100: "a", 120: "a"}
 """What Triton appends to `sm_90` and newer: wgmma and its successors are in no plainer target."""
+
+
+Asked = tuple[Any, dict[str, Any], dict[str, Any]]
+"""A kernel, its arguments by name, and its options."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +53,21 @@ class Compiled:
     serialised: bool
 
 
-def compile_tile(problem: Problem, tile: Tile, bias: bool, capability: int) -> Compiled:
+def compile_tile(problem: Problem, tile: Tile, bias: bool, capability: int, exact: bool = False) -> Compiled:
     """Compile the kernel that computes `problem` with `tile` and say what it takes.
 
     `problem.op` is linear or gated_linear. Raises ValueError for another op or an interpreting process, and what Triton
     raises for a tile that it cannot compile.
     """
     require(problem.op in ("linear", "gated_linear"), "op {!r} has no tiles; name linear or gated_linear", problem.op)
-    kernel, arguments, options = (_hopper if tile.kind == "hopper" else _gather)(problem, tile, bias)
+    kernel, arguments, options = (_hopper if tile.kind == "hopper" else _gather)(problem, tile, bias, exact)
     return report(warm(kernel, arguments, options, capability), capability)
 
 
 def variant(problem: Problem, tile: Tile, bias: bool) -> str:
     """What tells one compiled kernel from another: problems and tiles of one variant share it."""
     what = f"{tile.kind} s{tile.stages}" if tile.kind == "hopper" else str(tile)
-    dtype = str(problem.dtype).removeprefix("torch.")
+    dtype = str(problem.dtype).removeprefix("torch.") + ("" if problem.kind == "dense" else f" {problem.kind}")
     return f"{problem.op} {dtype} N={problem.n} K={problem.k}{' bias' if bias else ''} {what}"
 
 
@@ -127,37 +131,54 @@ def _compiling_for(capability: int) -> Iterator[None]:
         config._active = before
 
 
-def _gather(problem: Problem, tile: Tile, bias: bool) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+def _gather(
+    problem: Problem, tile: Tile, bias: bool, exact: bool = False
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """The kernel of launch_routed in mot_impl/linear.py, its arguments and options."""
     from mot_impl.linear import _linear_kernel
     from mot_impl.mlp import _gated_kernel
 
     gated = problem.op == "gated_linear"
-    value = MockTensor(problem.dtype)
+    value, total = MockTensor(problem.dtype), MockTensor(torch.float32)
+    x = MockTensor(FP8) if problem.kind == "fp8" else value
+    w = {"dense": value, "fp8": x, "int8": MockTensor(torch.int8)}[problem.kind]
+    # What is not there is stood in for by the result, as launch_routed has it.
+    x_scale, w_scale = (total if problem.kind == "fp8" else value), (value if problem.kind == "dense" else total)
     arguments = {
-        "x_ptr": value, "w_ptr": value, "bias_ptr": value, "y_ptr": value, "rows_ptr": MockTensor(torch.int64),
+        "x_ptr": x, "w_ptr": w, "bias_ptr": value if bias else w, "y_ptr": value,
+        "x_scale_ptr": x_scale, "w_scale_ptr": w_scale, "rows_ptr": MockTensor(torch.int64),
         "n_rows": problem.m, "n_text": 2, "N": problem.n, "stride_x": problem.k,
         "stride_w_expert": problem.n * problem.k * (2 if gated else 1), "stride_w": problem.k,
-        "K": problem.k, "HAS_BIAS": bias, "GROUP_M": tile.group_m,
+        "K": problem.k, "HAS_BIAS": bias, "KIND": problem.kind, "WIDEN": exact, "GROUP_M": tile.group_m,
         "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k,
     }  # fmt: skip
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
     return _gated_kernel if gated else _linear_kernel, arguments, options
 
 
-def _hopper(problem: Problem, tile: Tile, bias: bool) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+def _hopper(
+    problem: Problem, tile: Tile, bias: bool, exact: bool = False
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """The kernel of routed in mot_impl/hopper_launch.py, its arguments and options."""
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
     from mot_impl.hopper import _hopper_kernel
-    from mot_impl.hopper_launch import _SWIZZLED
+    from mot_impl.hopper_launch import swizzled
 
-    gated = problem.op == "gated_linear"
-    value, count, total = (MockTensor(dtype) for dtype in (problem.dtype, torch.int32, torch.float32))
-    rows = {"x_text": 128, "x_image": 128, "x_narrow": 16, "w_desc": 128 if gated else 256, "y_text": 64, "y_image": 64}
-    boxes = {name: TensorDescriptor(value, [256, 64], [64, 1], [box, 64], _SWIZZLED) for name, box in rows.items()}
-    known = boxes | dict.fromkeys(("y_narrow", "bias"), value) | dict.fromkeys(("parts", "narrow_parts"), total)
+    gated, scaled = problem.op == "gated_linear", problem.kind == "fp8"
+    result, count, total = (MockTensor(dtype) for dtype in (problem.dtype, torch.int32, torch.float32))
+    operand = MockTensor(FP8) if scaled else result
+
+    def box(value: Any, rows: int) -> TensorDescriptor:
+        width = 64 if value is result else tile.block_k
+        return TensorDescriptor(value, [256, width], [width, 1], [rows, width], swizzled(value.dtype))
+
+    rows = {"x_text": 128, "x_image": 128, "x_narrow": 16, "w_desc": 128 if gated else 256}
+    known: dict[str, Any] = {name: box(operand, size) for name, size in rows.items()}
+    known |= {"y_text": box(result, 64), "y_image": box(result, 64)}
+    known |= dict.fromkeys(("y_narrow", "bias"), result)
+    known |= dict.fromkeys(("x_scale", "w_scale", "parts", "narrow_parts"), total)
     known |= dict.fromkeys(("head", "wide", "narrow", "flags", "narrow_flags"), count)
-    known |= {"GATED": gated, "HAS_BIAS": bias, "STAGES": tile.stages}
+    known |= {"GATED": gated, "HAS_BIAS": bias, "SCALED": scaled, "EXACT": exact, "STAGES": tile.stages}
     # What is left are counts, which the kernel does not specialise on.
     return _hopper_kernel, {name: known.get(name, 1) for name in _hopper_kernel.arg_names}, {"num_warps": 4}

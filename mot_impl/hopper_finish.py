@@ -14,6 +14,30 @@ def _halves(x):
 
 
 @gluon.jit
+def _quarters(acc):
+    """[64, 256], or its two halves -> four times [64, 64]."""
+    if len(acc) == 1:
+        lo, hi = _halves(acc[0])
+    else:
+        lo, hi = acc
+    c0, c1 = _halves(lo)
+    c2, c3 = _halves(hi)
+    return c0, c1, c2, c3
+
+
+@gluon.jit
+def _scaled(chunk, quarter: gl.constexpr, of_rows, columns, HAS_BIAS: gl.constexpr, SCALED: gl.constexpr):
+    """A [64, 64] chunk times its rows' and its columns' scales, plus its columns' biases."""
+    COLUMN: gl.constexpr = gl.SliceLayout(0, chunk.type.layout)
+    if SCALED:
+        chunk *= gl.convert_layout(of_rows, gl.SliceLayout(1, chunk.type.layout))[:, None]
+        chunk *= columns.slice(quarter * 64, 64).load(COLUMN)[None, :]
+    if HAS_BIAS:
+        chunk += columns.slice(256 + quarter * 64, 64).load(COLUMN)[None, :]
+    return chunk
+
+
+@gluon.jit
 def _silu_mul(gate, up):
     return gate * up / (1.0 + gl.exp2(gate * -1.4426950408889634))
 
@@ -102,15 +126,26 @@ def _finish_pair(first, second, pair: gl.constexpr, y_text, y_image, out, item, 
 
 
 @gluon.jit
-def finish_wide(acc, b, y_text, y_image, out, item, parts, flags, WG: gl.constexpr, GATED: gl.constexpr,
-                 HAS_BIAS: gl.constexpr):  # fmt: skip
+def finish_wide(acc, b, scales, y_text, y_image, out, item, parts, flags, WG: gl.constexpr, GATED: gl.constexpr,
+                 HAS_BIAS: gl.constexpr, SCALED: gl.constexpr):  # fmt: skip
     """Store 64 x 256 sums. Of a tile that several blocks share, each owns some pairs of chunks and leaves the rest."""
     expert_own, _, _, _, _, slot, _, _ = item
-    if HAS_BIAS:
-        acc += gl.convert_layout(b, gl.SliceLayout(0, acc.type.layout))[None, :]
-    lo, hi = _halves(acc)
-    c0, c1 = _halves(lo)
-    c2, c3 = _halves(hi)
+    c0, c1, c2, c3 = _quarters(acc)
+    if HAS_BIAS or SCALED:
+        # Through the buffers of stores that ended long ago, and chunk by chunk: registers hold no more at once.
+        tma.store_wait(pendings=0)
+        of_rows, of_columns = scales
+        FLAT: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+        columns = out._reinterpret(gl.float32, [512], FLAT)
+        if SCALED:
+            columns.slice(0, 256).store(of_columns)
+        if HAS_BIAS:
+            columns.slice(256, 256).store(b)
+        c0 = _scaled(c0, 0, of_rows, columns, HAS_BIAS, SCALED)
+        c1 = _scaled(c1, 1, of_rows, columns, HAS_BIAS, SCALED)
+        c2 = _scaled(c2, 2, of_rows, columns, HAS_BIAS, SCALED)
+        c3 = _scaled(c3, 3, of_rows, columns, HAS_BIAS, SCALED)
+        gl.thread_barrier()
     if slot >= 0:
         _leave_pair(c0, c2, 0, item, parts, WG)
         _leave_pair(c1, c3, 1, item, parts, WG)
@@ -135,8 +170,9 @@ def _store_narrow(acc, y, col, n_out, n_rows, LN: gl.constexpr):
 
 
 @gluon.jit
-def finish_narrow(n0, n1, y, item, bias, parts, flags, N, narrow_expert, n_rows, WG: gl.constexpr,
-                   GATED: gl.constexpr, HAS_BIAS: gl.constexpr, LN: gl.constexpr):  # fmt: skip
+def finish_narrow(n0, n1, y, item, bias, x_scale, w_scale, parts, flags, N, narrow_expert, n_image, n_rows,
+                   WG: gl.constexpr, GATED: gl.constexpr, HAS_BIAS: gl.constexpr, SCALED: gl.constexpr,
+                   LN: gl.constexpr):  # fmt: skip
     """Store or leave two [64 weight rows, 16 tokens] sums, 128 rows apart; if gated, of gate rows and of up rows."""
     n_tile, put_slot, get_first, get_last = item
     offs_w = gl.arange(0, 64, layout=gl.SliceLayout(1, LN))
@@ -157,6 +193,12 @@ def finish_narrow(n0, n1, y, item, bias, parts, flags, N, narrow_expert, n_rows,
         n_out = N // 2 if GATED else N
         c0 = n_tile * (128 if GATED else 256) + WG * 64 + offs_w
         c1 = c0 + (N // 2 if GATED else 128)
+        if SCALED:
+            of_tokens = x_scale + gl.where(narrow_expert == 0, n_image, 0) + offs_t
+            s_t = gl.load(of_tokens, mask=offs_t < n_rows, other=0.0)[None, :]
+            w = w_scale + narrow_expert * N
+            n0 *= gl.load(w + c0, mask=c0 < N, other=0.0)[:, None] * s_t
+            n1 *= gl.load(w + c1, mask=c1 < N, other=0.0)[:, None] * s_t
         if HAS_BIAS:
             b = bias + narrow_expert * N
             n0 += gl.load(b + c0, mask=c0 < N, other=0.0).to(gl.float32)[:, None]
@@ -169,12 +211,31 @@ def finish_narrow(n0, n1, y, item, bias, parts, flags, N, narrow_expert, n_rows,
 
 
 @gluon.jit
+def _columns(item, N, GATED: gl.constexpr):
+    """The 256 weight rows of an item, two a thread."""
+    c = gl.arange(0, 256, layout=gl.BlockedLayout([2], [32], [4], [0]))
+    return item[2] * 128 + (c & 127) + gl.where(c < 128, 0, N // 2) if GATED else item[2] * 256 + c
+
+
+@gluon.jit
 def fetch_bias(bias, item, N, GATED: gl.constexpr, HAS_BIAS: gl.constexpr):
-    """The 256 biases of an item, two a thread. Only the block that adds up the first K range adds them."""
-    B: gl.constexpr = gl.BlockedLayout([2], [32], [4], [0])
+    """The 256 biases of an item. Only the block that adds up the first K range adds them."""
+    col = _columns(item, N, GATED)
     if not HAS_BIAS:
-        return gl.zeros([256], gl.float32, B)
-    c = gl.arange(0, 256, layout=B)
-    col = item[2] * 128 + (c & 127) + gl.where(c < 128, 0, N // 2) if GATED else item[2] * 256 + c
+        return gl.zeros_like(col).to(gl.float32)
     there = (col < N) & (item[3] == 0)
     return gl.load(bias + (item[0] & 1) * N + col, mask=there, other=0.0).to(gl.float32)
+
+
+@gluon.jit
+def fetch_scales(x_scale, w_scale, item, N, n_image, n_all, WG: gl.constexpr, GATED: gl.constexpr,
+                 SCALED: gl.constexpr):  # fmt: skip
+    """(one scale for each of 64 rows, one for each of 256 columns) of an item. Rows past an expert's are not stored."""
+    if SCALED:
+        expert = item[0] & 1
+        wide: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], instr_shape=[16, 256, 32])
+        r = item[1] + WG * 64 + gl.arange(0, 64, layout=gl.SliceLayout(1, wide)) + gl.where(expert == 0, n_image, 0)
+        c = _columns(item, N, GATED)
+        of_columns = gl.load(w_scale + expert * N + c, mask=c < N, other=0.0)
+        return gl.load(x_scale + r, mask=r < n_all, other=0.0), of_columns
+    return 0, 0

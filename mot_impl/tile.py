@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from reference_impl.contract import require
 
-HOPPER_BLOCK = (128, 256, 64, 8)
-"""block_m, block_n, block_k and warps of the Hopper kernel, which has no others."""
+HOPPER_BLOCKS = ((128, 256, 64, 8), (128, 256, 128, 8))
+"""block_m, block_n, block_k and warps of the Hopper kernel, for 16-bit and for 8-bit values; it has no others."""
 
 MOST_PIECES = 4
 """Blocks that share a tile finish a quarter of it each, at least."""
@@ -47,10 +47,11 @@ class Tile:
         require(self.stages >= 1, "tile has stages={}; it must be at least 1", self.stages)
         require(self.group_m >= 1, "tile has group_m={}; it must be at least 1", self.group_m)
         require(
-            self.kind != "hopper" or (self.block_m, self.block_n, self.block_k, self.warps) == HOPPER_BLOCK,
-            "tile is {} but kind 'hopper' has only {}x{}x{} w{}",
+            self.kind != "hopper" or (self.block_m, self.block_n, self.block_k, self.warps) in HOPPER_BLOCKS,
+            "tile is {} but kind 'hopper' has only {}x{}x{} w{}, or {}x{}x{} w{} for 8-bit values",
             self,
-            *HOPPER_BLOCK,
+            *HOPPER_BLOCKS[0],
+            *HOPPER_BLOCKS[1],
         )
         require(
             self.pieces in range(MOST_PIECES + 1 if self.kind == "hopper" else 1),

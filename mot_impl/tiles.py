@@ -50,7 +50,8 @@ ALIASES = {"A800": "A100", "H800": "H100"}
 
 @dataclass(frozen=True)
 class TuneKey:
-    """What a measured tile belongs to, apart from M. `dtype` is PyTorch's name without the prefix."""
+    """What a measured tile belongs to, apart from M. `dtype` is PyTorch's name without the prefix, or the kind of
+    quantised experts: "fp8", "int8"."""
 
     op: str
     dtype: str
@@ -60,7 +61,8 @@ class TuneKey:
     @classmethod
     def of(cls, problem: Problem) -> "TuneKey":
         """The key of a problem."""
-        return cls(problem.op, str(problem.dtype).removeprefix("torch."), problem.n, problem.k)
+        dtype = str(problem.dtype).removeprefix("torch.") if problem.kind == "dense" else problem.kind
+        return cls(problem.op, dtype, problem.n, problem.k)
 
 
 @dataclass(frozen=True)

@@ -464,7 +464,7 @@ class Problem:
 
     m rows; k the width of a row of x and n that of a row of the result. gated_mlp: n is the intermediate width. Norms,
     rotary and attention: k is the width of one head and n that of all heads of a row, of qk_norm_rotary those of q and
-    k. image_first is the route's.
+    k. dtype is that of the results, image_first the route's, kind the experts'.
     """
 
     op: str
@@ -474,6 +474,7 @@ class Problem:
     dtype: torch.dtype
     device: torch.device
     image_first: bool = False
+    kind: Kind = "dense"
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def hopper(point: Point, chip: Chip) -> list[Tile]:
 
     rows = point.n_text, point.m - point.n_text
     n_tiles = math.ceil(point.n * point.accumulators / schedule.BLOCK_N)
-    k_steps = math.ceil(point.k / schedule.BLOCK_K)
+    k_steps = math.ceil(point.k / HOPPER_TILE.block_k)
     turned = [
         HOPPER_TILE,
         *(replace(HOPPER_TILE, group_m=group) for group in (4, 16)),

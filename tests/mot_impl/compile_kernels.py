@@ -104,7 +104,7 @@ def tuned_variants() -> Iterator[Variant]:
 def matrix_variant(op: str, dtype: torch.dtype, k: int, tile: Tile, capability: int) -> Variant:
     """A matrix kernel with a tile, K constant in it."""
     constants = {
-        "K": k, "HAS_BIAS": True, "GROUP_M": tile.group_m,
+        "K": k, "HAS_BIAS": True, "KIND": "dense", "WIDEN": False, "GROUP_M": tile.group_m,
         "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k,
     }  # fmt: skip
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
