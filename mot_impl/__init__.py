@@ -10,7 +10,15 @@ from functools import partial
 from mot_impl.attention import attention
 from mot_impl.linear import linear
 from mot_impl.mlp import gated_linear, gated_mlp
-from mot_impl.norm import HeadBlock, add_rms_norm, head_rms_norm, rms_norm
+from mot_impl.norm import (
+    HeadBlock,
+    add_rms_norm,
+    head_rms_norm,
+    quantised_add_rms_norm,
+    quantised_rms_norm,
+    rms_norm,
+)
+from mot_impl.quantise import CutBlock, quantise_rows
 from mot_impl.rotary import RowBlock, qk_norm_rotary, rotary
 from mot_impl.tiles import TileTable
 from reference_impl.contract import MoTOps, Problem
@@ -30,6 +38,9 @@ def fused_ops(tiles: TileTable) -> MoTOps:
         gated_mlp=partial(gated_mlp, tiles=tiles),
         attention=attention,
         describe_tile=partial(describe_tile, tiles=tiles),
+        quantise_rows=quantise_rows,
+        quantised_rms_norm=quantised_rms_norm,
+        quantised_add_rms_norm=quantised_add_rms_norm,
     )
 
 
@@ -45,10 +56,12 @@ def describe_tile(problem: Problem, tiles: TileTable) -> str:
             gated = tiles.choose(dataclasses.replace(problem, op="gated_linear"))
             down = tiles.choose(dataclasses.replace(problem, op="linear", n=problem.k, k=problem.n))
             return f"{gated}; {down}"
-        case "rms_norm" | "head_rms_norm" | "add_rms_norm" | "rotary":
+        case "rms_norm" | "head_rms_norm" | "add_rms_norm" | "rotary" | "quantised_rms_norm" | "quantised_add_rms_norm":
             return str(HeadBlock.of(problem.m * problem.n // max(problem.k, 1), problem.k))
         case "qk_norm_rotary":
             return str(RowBlock.of(problem.m, problem.n // max(problem.k, 1), problem.k))
+        case "quantise_rows":
+            return str(CutBlock.of(problem.m, problem.k))
         case "attention":
             return "PyTorch's scaled_dot_product_attention"
     raise ValueError(f"op {problem.op!r} is not an op of the contract; see reference_impl.contract.MoTOps")
