@@ -2,7 +2,7 @@
 
 gather   as the public code does it: rows [start, tokens, end] in index lists, one product per expert and projection,
          scattered into zeros; q and k normed in float32; keys and values behind the context in new tensors
-sorted   rows [tokens, start, end], one cuBLAS product per expert and merged projection
+sorted   rows [tokens of all, start, end of each], one cuBLAS product per expert and merged projection
 dense    all rows through the image expert: what the step would cost if routing were free
 
 Each is a function of one layer, so that it can be compiled once for all layers, and exact in itself: sorted and gather
@@ -31,7 +31,7 @@ Way = typing.Literal["gather", "sorted", "dense"]
 
 
 class Rows(typing.NamedTuple):
-    """What one layer needs beside its weights: rows of each expert, rotary tables [M, d], q heads, eps."""
+    """What one layer needs beside its weights: rows of each expert, rotary tables [M, d], q heads, eps, pictures."""
 
     text: Tensor
     image: Tensor
@@ -39,6 +39,7 @@ class Rows(typing.NamedTuple):
     sin: Tensor
     heads: int
     eps: float
+    pictures: int = 1
 
 
 LayerOf = Callable[[Weights, Tensor, Rows, Tensor, Tensor], Tensor]
@@ -77,7 +78,7 @@ def _bias(experts: Experts) -> Tensor:
 
 
 def gather_layer(w: Weights, x: Tensor, rows: Rows, past_k: Tensor, past_v: Tensor) -> Tensor:
-    """One layer as the public code computes it. x [M, H], past_k and past_v [T, kv_heads, d] -> [M, H]."""
+    """One layer as the public code computes it. x [M, H], past_k and past_v [T, kv_heads, d] of all -> [M, H]."""
     each = ((TEXT, rows.text), (IMAGE, rows.image))
     d = rows.cos.shape[1]
     normed = torch.zeros_like(x)
@@ -94,15 +95,16 @@ def gather_layer(w: Weights, x: Tensor, rows: Rows, past_k: Tensor, past_v: Tens
         for expert, own in each:
             one[own] = _norm(one[own], w[gain][expert], rows.eps)
     q, k = (_turned(one, rows).to(x.dtype) for one in (q, k))
-    here = torch.arange(len(past_k), len(past_k) + len(x), device=x.device)
-    before = torch.arange(len(past_k), device=x.device)
+    every = torch.arange(len(past_k) + len(x), device=x.device).view(rows.pictures, -1)
+    behind = len(past_k) // rows.pictures
+    before, here = every[:, :behind].flatten(), every[:, behind:].flatten()
     merged = []
     for past, new in ((past_k, k), (past_v, projected[2])):
         whole = past.new_zeros(len(past) + len(new), *past.shape[1:])
         whole[here] = new
         whole[before] = past
         merged.append(whole)
-    mixed = _attend(q, *merged)
+    mixed = _attend(*(_split(one, rows.pictures) for one in (q, *merged))).flatten(0, 1)
     for expert, own in each:
         mixed[own] = F.linear(mixed[own], w["o"][expert])
     x = x + mixed
@@ -115,14 +117,14 @@ def gather_layer(w: Weights, x: Tensor, rows: Rows, past_k: Tensor, past_v: Tens
 
 
 def sorted_layer(w: Weights, x: Tensor, rows: Rows, past_k: Tensor, past_v: Tensor) -> Tensor:
-    """One layer over rows [tokens, start, end], without indices."""
-    n = len(x) - 2
+    """One layer over rows [tokens of all, start, end of each], without indices."""
+    n = len(x) - 2 * rows.pictures
 
     def routed(value: Tensor, name: str, bias: Tensor | None = None) -> Tensor:
         image, text = (None, None) if bias is None else (bias[IMAGE], bias[TEXT])
         return torch.cat([F.linear(value[:n], w[name][IMAGE], image), F.linear(value[n:], w[name][TEXT], text)])
 
-    gains = {name: _per_row(w[name], n) for name in ("input", "post", "q_gain", "k_gain")}
+    gains = {name: _per_row(w[name], n, len(x)) for name in ("input", "post", "q_gain", "k_gain")}
     return _merged_layer(w, x, rows, (past_k, past_v), (routed, gains))
 
 
@@ -146,13 +148,33 @@ def _merged_layer(
     q_gain, k_gain = (gains[name] if gains[name].ndim == 1 else gains[name][:, None] for name in ("q_gain", "k_gain"))
     q = _turned(_norm(_wide(q), q_gain, rows.eps), rows).to(x.dtype)
     k = _turned(_norm(_wide(k), k_gain, rows.eps), rows).to(x.dtype)
-    x = x + linear(_attend(q, torch.cat([past[0], k]), torch.cat([past[1], v])), "o")
+    q, k, v = (_by_picture(one, rows.pictures) for one in (q, k, v))
+    behind = [_split(one, rows.pictures) for one in past]
+    mixed = _attend(q, torch.cat([behind[0], k], dim=1), torch.cat([behind[1], v], dim=1))
+    x = x + linear(_together(mixed), "o")
     gate, up = linear(_norm(x, gains["post"], rows.eps), "gate_up").chunk(2, dim=1)
     return x + linear(F.silu(gate) * up, "down")
 
 
-def _per_row(gain: Tensor, n_image: int) -> Tensor:
-    return torch.cat([gain[IMAGE].expand(n_image, -1), gain[TEXT].expand(2, -1)])
+def _per_row(gain: Tensor, n_image: int, n: int) -> Tensor:
+    return torch.cat([gain[IMAGE].expand(n_image, -1), gain[TEXT].expand(n - n_image, -1)])
+
+
+def _split(x: Tensor, pictures: int) -> Tensor:
+    return x.view(pictures, -1, *x.shape[1:])
+
+
+def _by_picture(x: Tensor, pictures: int) -> Tensor:
+    """[tokens of all, start, end of each] -> [pictures, rows of one, ...]; a view of a single picture."""
+    if pictures == 1:
+        return x[None]
+    n = len(x) - 2 * pictures
+    return torch.cat([_split(x[:n], pictures), _split(x[n:], pictures)], dim=1)
+
+
+def _together(x: Tensor) -> Tensor:
+    """The other way."""
+    return x[0] if len(x) == 1 else torch.cat([x[:, :-2].flatten(0, 1), x[:, -2:].flatten(0, 1)])
 
 
 def _norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
@@ -170,8 +192,9 @@ def _turned(x: Tensor, rows: Rows) -> Tensor:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    q, k, v = (one.transpose(0, 1)[None] for one in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)[0].transpose(0, 1).flatten(1)
+    """Each picture within itself: q [pictures, rows, heads, d] -> [pictures, rows, heads * d]."""
+    q, k, v = (one.transpose(1, 2) for one in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, enable_gqa=True).transpose(1, 2).flatten(2)
 
 
 LAYERS: dict[Way, LayerOf] = {"gather": gather_layer, "sorted": sorted_layer, "dense": dense_layer}
@@ -179,7 +202,7 @@ LAYERS: dict[Way, LayerOf] = {"gather": gather_layer, "sorted": sorted_layer, "d
 
 @dataclass(frozen=True)
 class Baseline:
-    """A denoising step of one picture behind one context, by one of the ways; `layer` may be a compiled one."""
+    """A denoising step by one of the ways, each picture behind a context of its own; `layer` may be a compiled one."""
 
     model: Bagel
     way: Way
@@ -192,25 +215,33 @@ class Baseline:
     markers: Tensor
 
     @classmethod
-    def of(cls, model: Bagel, way: Way, grid: Grid, context: Context, compiled: bool = False) -> Baseline:
-        """The same step as a Workspace of that grid and context."""
-        config, n = model.transformer.config, grid.n_tokens
+    def of(
+        cls, model: Bagel, way: Way, grid: Grid, context: Context, compiled: bool = False, pictures: int = 1
+    ) -> Baseline:
+        """The same step as a Workspace of so many pictures of that grid, each behind that context."""
+        config, m = model.transformer.config, pictures * (grid.n_tokens + 2)
         layer = typing.cast(LayerOf, torch.compile(LAYERS[way], dynamic=False)) if compiled else LAYERS[way]
-        place = torch.full((n + 2,), context.position, device=model.device)
+        place = torch.full((m,), context.position, device=model.device)
         table = Rotary.at(place, config.head_dim, config.rope_theta)
-        every = torch.arange(n + 2, device=model.device)
-        text = every[[0, -1]] if way == "gather" else every[-2:]
-        image = every[1:-1] if way == "gather" else every[:-2]
-        rows = Rows(text, image, table.cos, table.sin, config.heads, config.eps)
+        every = torch.arange(m, device=model.device)
+        each = every.view(pictures, -1)
+        text = each[:, [0, -1]].flatten() if way == "gather" else every[-2 * pictures :]
+        image = each[:, 1:-1].flatten() if way == "gather" else every[: -2 * pictures]
+        rows = Rows(text, image, table.cos, table.sin, config.heads, config.eps, pictures)
+        past = context.layers
+        if pictures > 1:
+            past = tuple(KV(*(one.repeat(pictures, 1, 1) for one in (kv.k, kv.v))) for kv in past)
         weights = tuple(weights_of(one) for one in model.transformer.layers)
-        ids = grid.positions(model.latent_side, model.device)
-        return cls(model, way, layer, grid, context.layers, rows, weights, ids, model.markers())
+        ids = grid.positions(model.latent_side, model.device).repeat(pictures)
+        return cls(model, way, layer, grid, past, rows, weights, ids, model.markers())
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
-        """The velocity [tokens, latent width] of a latent x at time t []."""
+        """The velocities [pictures * tokens, latent width] of latents x at time t []."""
         model, start, end = self.model, self.markers[:1], self.markers[1:]
         tokens = model.latents.embed(x, t, self.ids, QUIET)
-        hidden = torch.cat([start, tokens, end] if self.way == "gather" else [tokens, start, end])
+        n = self.rows.pictures
+        each = [start, tokens, end] if n == 1 else [p for one in tokens.chunk(n) for p in (start, one, end)]
+        hidden = torch.cat(each if self.way == "gather" else [tokens, *[start, end] * n])
         for w, past in zip(self.weights, self.past, strict=True):
             hidden = self.layer(w, hidden, self.rows, past.k, past.v)
         gain, eps = model.transformer.final_gain[IMAGE], model.transformer.config.eps

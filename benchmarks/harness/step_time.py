@@ -37,8 +37,16 @@ from reference_impl.tolerance import FACTOR, truth, truth_dtype
 
 P = typing.ParamSpec("P")
 
-SIZES = {1026: Grid(32, 32), 4098: Grid(64, 64)}
-"""Rows of a step, and the picture's tokens: 512 x 512 and 1024 x 1024 pixels, and the two markers."""
+
+class Size(typing.NamedTuple):
+    """What is denoised together: pictures of one size."""
+
+    grid: Grid
+    pictures: int = 1
+
+
+SIZES = {1026: Size(Grid(32, 32)), 4098: Size(Grid(64, 64)), 8208: Size(Grid(32, 32), 8)}
+"""Rows of a step, two markers per picture included: one of 512 x 512 pixels, one of 1024 x 1024, eight of 512 x 512."""
 
 CONTEXT = 40
 """Rows of context: a prompt."""
@@ -103,11 +111,14 @@ class StepTimes:
     points: list[StepPoint]
 
 
-def flops_of(model: Bagel, m: int, context: int) -> float:
-    """Of a step's matrix products: M rows through one expert of each layer, and attention over context and rows."""
+def flops_of(model: Bagel, m: int, context: int, pictures: int = 1) -> float:
+    """Of a step's matrix products: M rows through one expert of each layer, and attention over context and rows.
+
+    A row attends to its own picture's rows only.
+    """
     first = model.transformer.layers[0]
     weights = sum(one.weight[0].numel() for one in (first.qkv, first.o, first.gate_up, first.down))
-    attention = 4.0 * m * (m + context) * first.qk_norm.n_heads * first.qk_norm.head_dim
+    attention = 4.0 * m * (m / pictures + context) * first.qk_norm.n_heads * first.qk_norm.head_dim
     return len(model.transformer.layers) * (2.0 * m * weights + attention)
 
 
@@ -139,32 +150,37 @@ def with_ops(model: Bagel, ops: MoTOps) -> Bagel:
 
 @dataclass(frozen=True)
 class Step:
-    """What is computed: a latent x at time t (on the CPU) behind a context, and behind none for guidance."""
+    """What is computed: latents x [pictures * tokens, width] at time t (on the CPU), each behind a context of its own,
+    all of the same rows, and behind none for guidance."""
 
     model: Bagel
     grid: Grid
     context: Context
     t: Tensor
     x: Tensor
+    pictures: int = 1
 
     @classmethod
-    def of(cls, model: Bagel, grid: Grid, rows: int = CONTEXT) -> Step:
-        """With a random latent and context."""
-        x = Draw(model.device, torch.float32, 1).normal(grid.n_tokens, model.config.latent_width, deviation=1.0)
-        return cls(model, grid, random_context(model, rows, 2), torch.tensor(0.75), x)
+    def of(cls, model: Bagel, grid: Grid, rows: int = CONTEXT, pictures: int = 1) -> Step:
+        """With random latents and context."""
+        draw = Draw(model.device, torch.float32, 1)
+        x = draw.normal(pictures * grid.n_tokens, model.config.latent_width, deviation=1.0)
+        return cls(model, grid, random_context(model, rows, 2), torch.tensor(0.75), x, pictures)
 
     def call(self, model: Bagel, graphs: Graphs | None, guided: bool = False) -> Callable[[], Tensor]:
-        """The step by a Workspace, as the pipeline makes it: [tokens, width], or twice as many rows if guided."""
+        """The step by a Workspace, as the pipeline makes it: [pictures * tokens, width], or twice as many if guided."""
         behind = [self.context, model.transformer.empty_context()] if guided else [self.context]
-        batch = Batch.of([self.grid], [behind])
+        batch = Batch.of([self.grid] * self.pictures, [behind] * self.pictures)
         workspace = Workspace(model, batch) if graphs is None else graphs.workspace(model, batch)
-        workspace.load(behind)
-        passes, given = tuple(range(len(behind))), {0: (self.t, self.x)}
+        workspace.load(behind * self.pictures)
+        passes = tuple(range(len(batch.passes)))
+        given = {picture: (self.t, x) for picture, x in enumerate(self.x.chunk(self.pictures))}
         return lambda: torch.cat(workspace.velocities(passes, given))
 
     def baseline(self, way: Way, compiled: bool) -> Callable[[], Tensor]:
         """The step by another way."""
-        one, t = Baseline.of(self.model, way, self.grid, self.context, compiled), self.t.to(self.model.device)
+        one = Baseline.of(self.model, way, self.grid, self.context, compiled, self.pictures)
+        t = self.t.to(self.model.device)
         return lambda: one(t, self.x)
 
 
@@ -198,8 +214,9 @@ def measure(model: Bagel, sizes: Sequence[int], rounds: int, ways: Sequence[str]
 
 
 def _measure_size(model: Bagel, m: int, rounds: int, ways: Sequence[str], weights_bytes: int) -> Iterator[StepPoint]:
-    step = Step.of(model, SIZES[m])
-    point = StepPoint(m, CONTEXT, flops_of(model, m, CONTEXT), weights_bytes)
+    grid, pictures = SIZES[m]
+    step = Step.of(model, grid, pictures=pictures)
+    point = StepPoint(m, CONTEXT, flops_of(model, m, CONTEXT, pictures), weights_bytes)
     _measure_memory(step, point)
     graphs = Graphs(2)
     fused = step.call(model, graphs)

@@ -54,6 +54,20 @@ def test_a_baseline_computes_the_step(wide: Step, way: Way) -> None:
     assert distance(ours, wide.baseline(way, compiled=False)()) < REORDERED
 
 
+@pytest.mark.parametrize("way", ["gather", "sorted"])
+def test_a_baseline_of_several_pictures_computes_the_step(wide: Step, way: Way) -> None:
+    several = Step.of(wide.model, GRID, rows=7, pictures=3)
+    ours = several.call(several.model, None)()
+    assert distance(ours, several.baseline(way, compiled=False)()) < REORDERED
+
+
+@pytest.mark.parametrize("way", ["gather", "sorted", "dense"])
+def test_a_picture_of_several_is_the_picture_alone(wide: Step, way: Way) -> None:
+    several = Step.of(wide.model, GRID, rows=7, pictures=3)
+    alone = replace(several, x=several.x[-GRID.n_tokens :], pictures=1).baseline(way, compiled=False)()
+    assert distance(alone, several.baseline(way, compiled=False)()[-GRID.n_tokens :]) < REORDERED
+
+
 def test_dense_computes_another_step(wide: Step) -> None:
     assert distance(wide.call(wide.model, None)(), wide.baseline("dense", compiled=False)()) > 0.01
 
@@ -114,15 +128,20 @@ def test_floor_of_bagel_is_what_its_weights_and_attention_cost() -> None:
     assert flops == 2 * (2 * 17 * weights + 4 * 17 * 24 * 256)
 
 
+def test_a_picture_of_several_attends_to_itself_only() -> None:
+    model = made(torch.bfloat16)
+    assert flops_of(model, 34, 7) - flops_of(model, 34, 7, pictures=2) == 2 * 4 * 34 * 17 * 256
+
+
 def test_full_size_is_bagels() -> None:
     language = BAGEL_7B.language
     assert (language.hidden, language.layers, language.head_dim, BAGEL_7B.stride) == (3584, 28, 128, 16)
     assert with_layers(BAGEL_7B, 2).language.layers == 2
-    assert [grid.n_tokens + 2 for grid in SIZES.values()] == list(SIZES)
+    assert [size.pictures * (size.grid.n_tokens + 2) for size in SIZES.values()] == list(SIZES)
 
 
 def test_positions_of_every_size_are_in_the_table() -> None:
-    assert [int(grid.positions(LATENT_SIDE).max()) for grid in SIZES.values()] == [2015, 4095]
+    assert [int(size.grid.positions(LATENT_SIDE).max()) for size in SIZES.values()] == [2015, 4095, 2015]
 
 
 def test_a_captured_baseline_keeps_what_its_graph_reads(half: Step, without_a_gpu: None) -> None:
