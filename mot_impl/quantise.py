@@ -65,20 +65,21 @@ def scale_of(largest):
 def fp8_bits(wide, scale):
     """[rows, D] float32 over [rows] as the bits of float8_e4m3fn: clamped, to nearest even; not finite becomes NaN."""
     scaled = wide * tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), scale)[:, None]
-    scaled = tl.minimum(tl.maximum(scaled, -LARGEST), LARGEST)
-    bits = _rounded(scaled) if BY_HAND else scaled.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
-    finite = (wide.to(tl.int32, bitcast=True) & 0x7FFFFFFF) < 0x7F800000
-    return tl.where(finite & (scale == scale)[:, None], bits, 0x7F).to(tl.uint8)
+    clamped = tl.minimum(tl.maximum(scaled, -LARGEST), LARGEST)
+    # Zero, or NaN if not finite, which clamping would make a number; a mask of it would take a register a value.
+    clamped += wide - wide
+    return _rounded(clamped) if BY_HAND else clamped.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
 
 
 @triton.jit
 def _rounded(x):
-    """float32 within +-448 to e4m3, nearest even: 20 bits of significand go, and 120 of the exponent's bias."""
+    """float32 within +-448, or NaN, as e4m3, to nearest even: 20 bits of significand go, and 120 of exponent's bias."""
     bits = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - 960
     # Below 2^-6 a code is a number of 2^-9: the unit in the last place of 2^14.
     small = (tl.abs(x) + 16384.0).to(tl.int32, bitcast=True) - 0x46800000
-    return tl.where(tl.abs(x) < 0.015625, small, normal) | tl.where(x < 0, 0x80, 0)
+    code = tl.where(tl.abs(x) < 0.015625, small, normal) | tl.where(x < 0, 0x80, 0)
+    return tl.where(x == x, code, 0x7F).to(tl.uint8)
 
 
 @triton.jit(do_not_specialize=["n_rows", "n_text"])

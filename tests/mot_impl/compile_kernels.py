@@ -19,7 +19,8 @@ from mot_impl.compiled import SHARED_MEMORY, report
 from mot_impl.heuristic import ASYNCHRONOUS
 from mot_impl.linear import _linear_kernel
 from mot_impl.mlp import _gated_kernel
-from mot_impl.norm import WIDEST, HeadBlock, _add_norm_kernel, _norm_kernel
+from mot_impl.norm import WIDEST, HeadBlock, _add_norm_kernel, _norm_kernel, _quantised_norm_kernel
+from mot_impl.quantise import CutBlock, _quantise_kernel
 from mot_impl.rotary import RowBlock, _qk_norm_rotary_kernel, _rotary_kernel
 from mot_impl.tiles import Tile, TileTable, heuristic_tile
 from reference_impl.contract import Problem
@@ -30,7 +31,10 @@ CHIPS = {"A100": 80, "H100": 90, "H200": 90, "B200": 100}
 ELSEWHERE = (80, 100)
 """Other capabilities for which these kernels are declared (mot_impl.device.FIRST_CAPABILITY and newer)."""
 
-MODULES = ["linear", "mlp", "norm", "rotary"]
+FP8_FROM = 89
+"""The first of them with 8-bit floats (mot_impl.device.FP8_CAPABILITY)."""
+
+MODULES = ["linear", "mlp", "norm", "quantise", "rotary"]
 NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 MATRIX = {"linear": _linear_kernel, "gated_linear": _gated_kernel}
 ALIGNED, ODD = 3584, 3600
@@ -78,11 +82,15 @@ def variants() -> Iterator[Variant]:
             for m, k in (*((m, ALIGNED) for m in few), (4098, ALIGNED), (4098, ODD)):
                 yield by_rule(op, dtype, m, k)
         yield from norm_variants(dtype)
+        yield from quantised_variants(dtype)
     yield from tuned_variants()
     for capability in ELSEWHERE:
         yield from (by_rule(op, torch.bfloat16, 4098, ALIGNED, capability) for op in MATRIX)
-        for variant in norm_variants(torch.bfloat16):
-            yield dataclasses.replace(variant, capability=capability)
+        rowwise = [
+            *norm_variants(torch.bfloat16),
+            *(quantised_variants(torch.bfloat16) if capability >= FP8_FROM else ()),
+        ]
+        yield from (dataclasses.replace(variant, capability=capability) for variant in rowwise)
 
 
 def by_rule(op: str, dtype: torch.dtype, m: int, k: int, capability: int = 90) -> Variant:
@@ -132,6 +140,24 @@ def norm_variants(dtype: torch.dtype) -> Iterator[Variant]:
             kept = dict(zip(("KEEP_V", "SCATTER"), into, strict=True))
             label, options = f"{heads}+{kv_heads}x{width}{where}", {"num_warps": row.warps}
             yield Variant(_qk_norm_rotary_kernel, dtype, label, constants | kept, options, types)
+
+
+def quantised_variants(dtype: torch.dtype) -> Iterator[Variant]:
+    """Rows in fp8, of the widths of BAGEL's layers and the widest, and the norms that quantise, of a row of BAGEL's and
+    the widest; each with a scale of every row's own, and with fixed ones."""
+    pointers = dict.fromkeys(("scale_ptr", "input_scale_ptr"), "*fp32")
+    types = pointers | {"rows_ptr": "*i64", "values_ptr": "*u8", "eps": "fp32"}
+    for fixed in (False, True):
+        own = "fixed" if fixed else "own"
+        for width in (3584, 18944, WIDEST):
+            cut = CutBlock.of(4096, width)
+            constants = {"BLOCK_R": cut.rows, "BLOCK_D": cut.width, "BLOCK_REST": cut.rest, "FIXED": fixed}
+            yield Variant(_quantise_kernel, dtype, f"{width} {own}", constants, {"num_warps": cut.warps}, types)
+        for add, width in ((False, 3584), (True, 3584), (False, WIDEST // 2), (True, WIDEST // 2)):
+            block, what = HeadBlock.of(4096, width), " sum" if add else ""
+            constants = {"BLOCK_H": block.heads, "BLOCK_D": block.width, "ADD": add, "FIXED": fixed}
+            label = f"{width} {own}{what}"
+            yield Variant(_quantised_norm_kernel, dtype, label, constants, {"num_warps": block.warps}, types)
 
 
 def compiled(variant: Variant) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import pytest
 
 MODULES = {
     "linear": ["linear"],
-    "norm": ["rms_norm", "head_rms_norm", "add_rms_norm"],
+    "norm": ["rms_norm", "head_rms_norm", "add_rms_norm", "quantised_rms_norm", "quantised_add_rms_norm"],
+    "quantise": ["quantise_rows"],
     "rotary": ["rotary", "qk_norm_rotary"],
     "mlp": ["gated_linear", "gated_mlp"],
     "attention": ["attention"],
