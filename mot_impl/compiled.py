@@ -60,7 +60,10 @@ def compile_tile(problem: Problem, tile: Tile, bias: bool, capability: int, exac
     raises for a tile that it cannot compile.
     """
     require(problem.op in ("linear", "gated_linear"), "op {!r} has no tiles; name linear or gated_linear", problem.op)
-    kernel, arguments, options = (_hopper if tile.kind == "hopper" else _gather)(problem, tile, bias, exact)
+    if problem.kind == "int8":
+        kernel, arguments, options = (_hopper_int8 if tile.kind == "hopper" else _gather_int8)(problem, tile, bias)
+    else:
+        kernel, arguments, options = (_hopper if tile.kind == "hopper" else _gather)(problem, tile, bias, exact)
     return report(warm(kernel, arguments, options, capability), capability)
 
 
@@ -182,3 +185,43 @@ def _hopper(
     known |= {"GATED": gated, "HAS_BIAS": bias, "SCALED": scaled, "EXACT": exact, "STAGES": tile.stages}
     # What is left are counts, which the kernel does not specialise on.
     return _hopper_kernel, {name: known.get(name, 1) for name in _hopper_kernel.arg_names}, {"num_warps": 4}
+
+
+def _gather_int8(problem: Problem, tile: Tile, bias: bool) -> Asked:
+    """The kernel of routed in mot_impl/int8.py, its arguments and options."""
+    from mot_impl.int8 import _int8_kernel
+
+    gated, cut = problem.op == "gated_linear", tile.pieces > 1
+    value, total = MockTensor(problem.dtype), MockTensor(torch.float32)
+    arguments = {
+        "x_ptr": value, "w_ptr": MockTensor(torch.int8), "scale_ptr": total, "bias_ptr": value, "y_ptr": value,
+        "rows_ptr": MockTensor(torch.int64), "parts_ptr": total if cut else value,
+        "done_ptr": MockTensor(torch.int32) if cut else value,
+        "n_rows": problem.m, "n_text": 2, "N": problem.n, "stride_x": problem.k,
+        "stride_w_expert": problem.n * problem.k * (2 if gated else 1), "stride_w": problem.k,
+        "K": problem.k, "GATED": gated, "HAS_BIAS": bias, "PIECES": max(tile.pieces, 1), "GROUP_M": tile.group_m,
+        "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k,
+    }  # fmt: skip
+    return _int8_kernel, arguments, {"num_warps": tile.warps, "num_stages": tile.stages}
+
+
+def _hopper_int8(problem: Problem, tile: Tile, bias: bool) -> Asked:
+    """The kernel of routed in mot_impl/hopper_int8_launch.py, its arguments and options."""
+    from mot_impl.hopper_int8 import _hopper_int8_kernel
+    from mot_impl.hopper_int8_launch import box, result_block
+
+    gated = problem.op == "gated_linear"
+    # No value is read: a few of them stand for a matrix.
+    value, weights = torch.empty(256, 64, dtype=problem.dtype), torch.empty(256, 64, dtype=torch.int8)
+    known: dict[str, Any] = {
+        name: box(value, rows) for name, rows in (("x_text", 256), ("x_image", 256), ("x_narrow", 16))
+    }
+    known |= {"w_desc": box(weights, 64 if gated else 128)}
+    known |= {name: box(value, *result_block(gated)) for name in ("y_text", "y_image")}
+    known |= dict.fromkeys(("y_narrow", "bias"), MockTensor(problem.dtype))
+    known |= dict.fromkeys(("scale", "parts", "narrow_parts"), MockTensor(torch.float32))
+    known |= dict.fromkeys(("head", "wide", "narrow", "flags", "narrow_flags"), MockTensor(torch.int32))
+    known |= {"GATED": gated, "HAS_BIAS": bias, "STAGES": tile.stages}
+    # What is left are counts, which the kernel does not specialise on.
+    arguments = {name: known.get(name, 1) for name in _hopper_int8_kernel.arg_names}
+    return _hopper_int8_kernel, arguments, {"num_warps": 4}

@@ -18,8 +18,13 @@ ASYNCHRONOUS = (9, 10)
 HOPPER_TILE = Tile(128, 256, 64, warps=8, stages=4, kind="hopper")
 """The only tile of the Hopper kernel: two warpgroups that multiply, and a ring that fills the shared memory."""
 
-HOPPER_TILES: dict[str, Tile] = {"dense": HOPPER_TILE, "fp8": dataclasses.replace(HOPPER_TILE, block_k=128)}
-"""By kind of experts. A step is 128 bytes of each row: 64 values of 16 bits, 128 of 8."""
+HOPPER_TILES: dict[str, Tile] = {
+    "dense": HOPPER_TILE,
+    "fp8": dataclasses.replace(HOPPER_TILE, block_k=128),
+    "int8": dataclasses.replace(HOPPER_TILE, block_m=256, block_n=128),
+}
+"""By kind of experts. A step is 128 bytes of each row of x: 64 values of 16 bits, 128 of 8. int8 weights are the left
+operand, of 64 rows a warpgroup: all registers that sums have are its 256 rows of x."""
 
 HOPPER_ROWS = 128
 """From how many rows the Hopper kernel is chosen; below, its tiles of 128 rows are mostly padding. Measured on an H100
@@ -84,6 +89,8 @@ def heuristic_tile(
     halves = accumulators(problem.op)
     if problem.kind == "fp8":
         tile = _fp8_tile(problem.m, halves, asynchronous)
+    elif problem.kind == "int8" and problem.dtype != torch.float32 and problem.m <= 64:
+        return _int8_tile(problem, halves)
     elif problem.dtype == torch.float32:
         tile = Tile(16 if problem.m <= 16 else 64, 64 // halves, 32, 4, 3)
     elif problem.m <= 16:
@@ -111,6 +118,16 @@ def _fp8_tile(m: int, halves: int, asynchronous: bool) -> Tile:
     if m <= 512:
         return Tile(128, 128 // halves, 128, 8, 4)
     return Tile(128, (256 if asynchronous else 128) // halves, 128, 8, 3)
+
+
+def _int8_tile(problem: Problem, halves: int) -> Tile:
+    """For few rows: memory decides, so enough blocks that every multiprocessor of an H100 reads all the time."""
+    block_m, block_n = (16, 32) if problem.m <= 16 else (64, 64)
+    blocks = -(-problem.n // block_n)
+    pieces = next((p for p in (1, 2, 4) if blocks * p >= 264), 4)
+    return Tile(
+        block_m, block_n, 128, 2 if block_n == 32 else 4, 5 if halves == 1 else 4, pieces=pieces if pieces > 1 else 0
+    )
 
 
 def interpreter_tile(problem: Problem) -> Tile:

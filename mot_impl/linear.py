@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mot_impl import int8
 from mot_impl.device import INTERPRETED, launch, require_fp8, require_supported, require_unit_stride
 from mot_impl.products import Accumulation, add_product
 from mot_impl.routing import tile_coordinates, tile_rows
@@ -70,6 +71,8 @@ def linear(x: Rows, experts: Experts, route: Route, tiles: TileTable, accumulati
     tile = tiles.choose(problem).tile
     if tile.kind == "hopper":
         return on_hopper(x, experts, route, tile, gated=False, accumulation=accumulation)
+    if isinstance(x, Tensor) and experts.kind == "int8":
+        return int8.routed(x, experts, route, tile, gated=False)
     y = torch.empty(x.shape[0], experts.n_out, dtype=x.dtype, device=x.device)
     launch_routed(_linear_kernel, x, experts, y, route, tile, accumulation)
     return y
@@ -92,6 +95,10 @@ def operand(x: Rows, experts: Experts, route: Route) -> Rows:
 
 def on_hopper(x: Rows, experts: Experts, route: Route, tile: Tile, gated: bool, accumulation: Accumulation) -> Tensor:
     """The Hopper kernel. Imported when first wanted: its Gluon is that of one Triton, and only one chip runs it."""
+    if isinstance(x, Tensor) and experts.kind == "int8":
+        from mot_impl import hopper_int8_launch
+
+        return hopper_int8_launch.routed(x, experts, route, tile, gated)
     from mot_impl.hopper_launch import routed
 
     return routed(x, experts, route, tile, gated, exact=experts.kind == "fp8" and accumulation == "exact")
@@ -111,6 +118,7 @@ def launch_routed(
     The grid comes from Python integers: nothing waits for the device.
     """
     require(tile.kind == "gather", "tile {} is of kind {!r}; this kernel takes 'gather'", tile, tile.kind)
+    require(tile.pieces == 0, "tile {} has pieces={}; only the kernel of int8 weights cuts K", tile, tile.pieces)
     n, k = y.shape[1], x.shape[1]
     row_tiles = triton.cdiv(route.n_text, tile.block_m) + triton.cdiv(route.n_image, tile.block_m)
     w, bias, scale = experts.weight, experts.bias, experts.scale

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mot_impl import int8
 from mot_impl.linear import launch_routed, linear, on_hopper, operand
 from mot_impl.products import Accumulation, add_product
 from mot_impl.routing import tile_coordinates, tile_rows
@@ -79,6 +80,8 @@ def gated_linear(
     tile = tiles.choose(problem).tile
     if tile.kind == "hopper":
         return on_hopper(x, gate_up, route, tile, gated=True, accumulation=accumulation)
+    if isinstance(x, Tensor) and gate_up.kind == "int8":
+        return int8.routed(x, gate_up, route, tile, gated=True)
     y = torch.empty(x.shape[0], n_out, dtype=x.dtype, device=x.device)
     launch_routed(_gated_kernel, x, gate_up, y, route, tile, accumulation)
     return y

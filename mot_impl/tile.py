@@ -4,11 +4,14 @@ from dataclasses import dataclass
 
 from reference_impl.contract import require
 
-HOPPER_BLOCKS = ((128, 256, 64, 8), (128, 256, 128, 8))
-"""block_m, block_n, block_k and warps of the Hopper kernel, for 16-bit and for 8-bit values; it has no others."""
+HOPPER_BLOCKS = ((128, 256, 64, 8), (128, 256, 128, 8), (256, 128, 64, 8))
+"""block_m, block_n, block_k and warps of the Hopper kernels, for 16-bit values, for 8-bit values and for int8 weights;
+they have no others."""
 
 MOST_PIECES = 4
-"""Blocks that share a tile finish a quarter of it each, at least."""
+"""Blocks that share a tile of a Hopper kernel finish a quarter of it each, at least."""
+GATHER_PIECES = 8
+"""Where one block adds up all pieces of a tile, more cost more than they gain."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,9 @@ class Tile:
     warps, stages              threads over 32, and steps whose loads are in flight
     group_m                    row tiles that share weight columns before the next columns are begun, for the L2 cache
     kind                       which kernel: "gather" reads x's rows by index, "hopper" reads sorted rows in blocks
-    pieces                     "hopper" only: into how many ranges of K the tiles beyond the last full round are cut, up
-                               to 4; 0 leaves it to the kernel's schedule
+    pieces                     "hopper": into how many ranges of K the tiles beyond the last full round are cut, up to
+                               4; 0 leaves it to the kernel's schedule. "gather" with int8 weights only: into how many
+                               every tile is cut, up to 8; 0 is 1
 
     Example: `str(Tile(128, 256, 64, 8, 3)) == "128x256x64 w8 s3"`; group_m and pieces follow if they are not 8 and 0.
     """
@@ -48,16 +52,19 @@ class Tile:
         require(self.group_m >= 1, "tile has group_m={}; it must be at least 1", self.group_m)
         require(
             self.kind != "hopper" or (self.block_m, self.block_n, self.block_k, self.warps) in HOPPER_BLOCKS,
-            "tile is {} but kind 'hopper' has only {}x{}x{} w{}, or {}x{}x{} w{} for 8-bit values",
+            "tile is {} but kind 'hopper' has only {}x{}x{} w{}, {}x{}x{} w{} for 8-bit values, {}x{}x{} w{} for int8 "
+            "weights",
             self,
             *HOPPER_BLOCKS[0],
             *HOPPER_BLOCKS[1],
+            *HOPPER_BLOCKS[2],
         )
         require(
-            self.pieces in range(MOST_PIECES + 1 if self.kind == "hopper" else 1),
-            "tile has pieces={}; it must be 0, or up to {} for kind 'hopper'",
+            self.pieces in range((MOST_PIECES if self.kind == "hopper" else GATHER_PIECES) + 1),
+            "tile has pieces={}; it must be 0, or up to {} for kind 'hopper' and {} for 'gather'",
             self.pieces,
             MOST_PIECES,
+            GATHER_PIECES,
         )
 
     def __str__(self) -> str:

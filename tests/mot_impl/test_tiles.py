@@ -201,7 +201,7 @@ def test_the_heuristic_takes_smaller_tiles_for_fewer_rows():
         ({"group_m": 0}, "group_m=0"),
         ({"bloc_m": 32}, "bloc_m"),
         ({"kind": "hopper"}, "tile is hopper 32x32x32 w4 s2 but kind 'hopper' has only 128x256x64 w8"),
-        ({"pieces": 2}, "pieces=2; it must be 0, or up to 4 for kind 'hopper'"),
+        ({"pieces": 9}, "pieces=9; it must be 0, or up to 4 for kind 'hopper' and 8 for 'gather'"),
     ],
     ids=str,
 )
