@@ -21,7 +21,7 @@ class Task:
 
     request  0 is the case's own; others have another prompt and seed, and no faults
     good     draws of every good family
-    ops      whether op parity judges the good runs here: it knows no case, and one verdict on each draw is enough
+    ops      draws of good runs that op parity judges here: it knows no case, and one verdict on each draw is enough
     """
 
     case: str
@@ -29,7 +29,7 @@ class Task:
     faults: tuple[str, ...]
     draws: int
     good: tuple[int, ...]
-    ops: bool = False
+    ops: tuple[int, ...] = ()
 
     def places(self) -> list[tuple[Fault, int]]:
         """Fault and draw of every run with a fault. What sits nowhere is run once."""
@@ -55,9 +55,12 @@ def full(cases: Sequence[GoldenCase], faults: Sequence[Fault], draws: int, good_
     Of another prompt of each case one draw of every family follows. Cheap cases are first, so that every fault is
     reached early.
     """
-    ordered = sorted(cases, key=cost)
-    good = math.ceil(good_runs / (len(cases) * families))
-    tasks = [Task(one.name, 0, _of(faults, one), draws, tuple(range(good)), one is ordered[0]) for one in ordered]
+    ordered, count = sorted(cases, key=cost), len(cases)
+    good = math.ceil(good_runs / (count * families))
+    tasks = [
+        Task(one.name, 0, _of(faults, one), draws, tuple(range(good)), tuple(range(number, good, count)))
+        for number, one in enumerate(ordered)
+    ]
     if good:
         tasks += [Task(one.name, 1, (), draws, (good,)) for one in ordered]
     return [task for task in tasks if task.faults or task.good]
@@ -81,7 +84,8 @@ def reduced(cases: Sequence[GoldenCase], faults: Sequence[Fault], draws: int, go
     good = {first: tuple(range(good_draws))}
     by_name = {case.name: case for case in cases}
     return [
-        Task(name, 0, _of(own, by_name[name]), draws, good.get(name, ()), name == first) for name, own in chosen.items()
+        Task(name, 0, _of(own, by_name[name]), draws, good.get(name, ()), good.get(name, ()))
+        for name, own in chosen.items()
     ]
 
 

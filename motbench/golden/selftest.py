@@ -208,7 +208,7 @@ def _run(judged: Judged, task: Task, until: float) -> Iterator[Outcome]:
                 return
             yield harness.faulty(stand, fault, draw)
         for draw in task.good:
-            for outcome in harness.good(stand, draw, task.ops):
+            for outcome in harness.good(stand, draw, draw in task.ops):
                 named = f"another prompt: {outcome.name}" if task.request else outcome.name
                 yield dataclasses.replace(outcome, name=named)
                 if time.monotonic() >= until:

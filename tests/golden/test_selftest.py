@@ -286,7 +286,11 @@ def test_the_full_form_has_every_fault_on_every_case_and_enough_good_runs(stand:
     fitting = {fault.name for fault in FAULTS.values() if fault.fits(stand.case)}
     assert [set(task.faults) for task in tasks if task.faults] == [fitting, fitting]
     assert 7 * sum(len(task.good) for task in tasks if not task.request) >= 299
-    assert [(task.case, task.request) for task in tasks if task.ops] == [("case-4", 0)]
+
+
+def test_op_parity_judges_each_draw_of_good_runs_once_the_cases_in_turn(stand: Stand) -> None:
+    tasks = selftest_plan.full(cases_of(stand, 9, 4), list(FAULTS.values()), draws=1, good_runs=70, families=7)
+    assert [(task.case, task.ops) for task in tasks if task.ops] == [("case-4", (0, 2, 4)), ("case-9", (1, 3))]
 
 
 def test_another_prompt_of_every_case_is_a_further_draw(stand: Stand) -> None:
