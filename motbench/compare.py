@@ -8,7 +8,7 @@ import sys
 import time
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,18 +30,27 @@ Bench = typing.Annotated[str, Opt(metavar="REGEX", help="only series whose name 
 Budget = typing.Annotated[float | None, Opt(metavar="MINUTES", help="spend this on the series that need it most")]
 RoundsOption = typing.Annotated[int, Opt(help="rounds of every series, three processes each; without --budget")]
 Matters = typing.Annotated[float | None, Opt(help="smallest slowdown that matters, 0.02 for 2 %; default by machine")]
+SkipUnchanged = typing.Annotated[
+    bool, Opt("--skip-unchanged", help="do not time series whose compiled kernels and launches are the same; list them")
+]
 Results = typing.Annotated[Path, Opt(help="where records go: RESULTS/comparisons/<id>")]
 Records = typing.Annotated[Path | None, Opt(metavar="DIR", help="judge what lies there, and measure nothing")]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure. budget_s: seconds, or None for `rounds` of every series; smallest: None for the declared one."""
+    """What to measure.
+
+    budget_s        seconds, or None for `rounds` of every series
+    smallest        the change that matters; None for the declared one
+    skip_unchanged  look at both commits first, and time no series whose kernels are the same
+    """
 
     bench: str = ""
     rounds: int = ROUNDS
     budget_s: float | None = None
     smallest: float | None = None
+    skip_unchanged: bool = False
 
 
 def compare(
@@ -53,6 +62,7 @@ def compare(
     matters: Matters = None,
     results: Results = Path("results"),
     records: Records = None,
+    skip_unchanged: SkipUnchanged = False,
 ) -> None:
     """Measure BASE and HEAD in turns and say what changed; speed only. Leaves with the verdict's exit code."""
     from benchmarks.harness import environment
@@ -63,7 +73,7 @@ def compare(
     root = environment.repository_root()
     folder = records
     if folder is None:
-        request = asked_for(bench, rounds, budget, matters)
+        request = replace(asked_for(bench, rounds, budget, matters), skip_unchanged=skip_unchanged)
         asked = ask(root, base, head, request)
         folder = new_folder(results, asked.head)
         with only_one(results.resolve()):
@@ -135,8 +145,10 @@ def measure(root: Path, folder: Path, asked: Asked, request: Request) -> None:
     for commit in (asked.base, asked.head):
         walk.export(commit)
     joint.write(folder, asked)
-    done, cost = [0] * len(asked.series), [0.0] * len(asked.series)
     started = time.monotonic()
+    same = _unchanged(walk, folder, asked) if request.skip_unchanged else set()
+    done = [joint.MOST if i in same else 0 for i in range(len(asked.series))]
+    cost = [0.0] * len(asked.series)
     while (chosen := next_series(folder, asked, request, done)) is not None:
         spent = time.monotonic() - started
         if request.budget_s is not None and spent + cost[chosen] > request.budget_s:
@@ -144,6 +156,19 @@ def measure(root: Path, folder: Path, asked: Asked, request: Request) -> None:
             break
         cost[chosen] = _announced(walk, asked.series[chosen], done[chosen])
         done[chosen] += 1
+
+
+def _unchanged(walk: Walk, folder: Path, asked: Asked) -> set[int]:
+    """Look at every series of both commits; which of them need not be timed."""
+    from benchmarks.harness.records import Look, read_lines
+    from reports import decide, joint
+
+    for series in asked.series:
+        print(f"  look      {series.label}", flush=True)
+        walk.look(series)
+    same = {decide.key(one) for one in joint.unchanged(asked, read_lines(folder / joint.LOOKS, Look)[0])}
+    print(f"  {len(same)} of {len(asked.series)} series run the same kernels and are not timed", flush=True)
+    return {i for i, series in enumerate(asked.series) if decide.key(series) in same}
 
 
 def _announced(walk: Walk, series: Series, number: int) -> float:

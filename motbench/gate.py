@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import typing
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from motbench.compare import (
     Request,
     Results,
     RoundsOption,
+    SkipUnchanged,
     ask,
     asked_for,
     measure,
@@ -42,6 +44,7 @@ def gate(
     matters: Matters = None,
     results: Results = Path("results"),
     records: Records = None,
+    skip_unchanged: SkipUnchanged = False,
     annotations: typing.Annotated[bool, Opt("--annotations", help="also print GitHub annotations")] = False,
     selftest: typing.Annotated[
         bool, Opt("--selftest", help="how often would the rule be wrong? With --records: on the noise recorded there")
@@ -76,7 +79,7 @@ def gate(
     folder = records
     entries = accepted.read(root / accepted.FILE)
     if folder is None:
-        request = asked_for(bench, rounds, budget, matters)
+        request = replace(asked_for(bench, rounds, budget, matters), skip_unchanged=skip_unchanged)
         asked = ask(root, base, head, request)
         folder = new_folder(results, asked.head)
         with only_one(results.resolve()):

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from benchmarks.harness.records import (
     SCHEMA,
     Environment,
     Failure,
+    Look,
     Series,
     Status,
     Timing,
@@ -31,6 +32,8 @@ from reports.night import load
 
 ASKED = "comparison.json"
 VERDICT = "decision.json"
+LOOKS = "looks.jsonl"
+UNCHANGED = "unchanged kernel, not timed"
 MOST = 60
 """Rounds of one series in one comparison, at most."""
 
@@ -70,6 +73,7 @@ class Joint:
     skipped  series that one of the commits does not have, with the reason: listed, not counted
     damage   records that could not be read, contradict themselves or belong to something else
     explained  the change of each whole picture, by op
+    unchanged  series that both commits run with the same kernels, with the reason: not timed, listed, not counted
     """
 
     asked: Asked
@@ -83,6 +87,7 @@ class Joint:
     misses: float = decide.MISSES
     power: float = decide.POWER
     explained: list[Explained] = field(default_factory=list)
+    unchanged: list[Series] = field(default_factory=list)
     schema: int = SCHEMA
 
     def reproduce(self, decision: Decision) -> str:
@@ -114,13 +119,19 @@ def judge(folder: Path, entries: Sequence[Accepted], today: date, with_image: bo
     timing, damage = _lines(folder, asked)
     failures, broken = read_lines(folder / "failures.jsonl", Failure)
     damage += [f"failures.jsonl has {broken} unreadable lines"] if broken else []
-    decisions, skipped = _decisions(asked, timing, failures)
+    looks, broken = read_lines(folder / LOOKS, Look)
+    damage += [f"{LOOKS} has {broken} unreadable lines"] if broken else []
+    same = unchanged(asked, looks, timing)
+    decisions, skipped = _decisions(_without(asked, same), timing, failures)
     decisions = accepted.apply(decisions, entries, today)
     decisions.sort(key=lambda one: (bool(one.accepted), -SEVERITY.index(one.status), -_moved(one)))
-    status = worst_of(decisions)
-    sentence = _sentence(image.sentence if image else "", speed_sentence(decisions))
+    # Nothing to time is no missing number: both commits run the same code, and each was seen to.
+    status = worst_of(decisions) if decisions or not same else "pass"
+    sentence = _sentence(image.sentence if image else "", speed_sentence(decisions, len(same)))
     pictures, left_out = explained.read(folder, timing, asked.environment.profile)
-    return Joint(asked, status, sentence, image, decisions, skipped, [*damage, *left_out], explained=pictures)
+    return Joint(
+        asked, status, sentence, image, decisions, skipped, [*damage, *left_out], explained=pictures, unchanged=same
+    )
 
 
 def write(folder: Path, asked: Asked) -> None:
@@ -146,8 +157,35 @@ def worst_of(decisions: Sequence[Decision]) -> Status:
     return max(found, key=SEVERITY.index, default="not-measured")
 
 
-def speed_sentence(decisions: Sequence[Decision]) -> str:
-    """The second axis in one clause, worst first."""
+def unchanged(asked: Asked, looks: Sequence[Look], timing: Sequence[Timing] = ()) -> list[Series]:
+    """Series whose base and head run the same compiled kernels, launched alike, in this environment; with the reason.
+
+    Not those of which a whole round was timed, nor those in which nothing was compiled or no launch could be seen.
+    """
+    timed = {name for name, by_round in decide.by_series(timing).items() if decide.counted(by_round)}
+    commits = {"base": asked.base, "head": asked.head}
+    seen: dict[Key, dict[str, Look]] = defaultdict(dict)
+    for look in looks:
+        if look.fingerprint == asked.environment.fingerprint and look.commit == commits.get(look.side):
+            seen[decide.key(Series(look.benchmark, look.params))][look.side] = look
+    found = []
+    for series in asked.series:
+        base, head = (seen[decide.key(series)].get(side) for side in commits)
+        if base is None or head is None or decide.key(series) in timed:
+            continue
+        if (base.kernels, base.launches) == (head.kernels, head.launches) and base.kernels and base.launches:
+            found.append(Series(series.benchmark, series.params, f"{UNCHANGED} ({base.kernels})"))
+    return found
+
+
+def _without(asked: Asked, left_out: Sequence[Series]) -> Asked:
+    names = {decide.key(series) for series in left_out}
+    kept = [i for i, series in enumerate(asked.series) if decide.key(series) not in names]
+    return replace(asked, series=[asked.series[i] for i in kept], smallest=[asked.smallest[i] for i in kept])
+
+
+def speed_sentence(decisions: Sequence[Decision], unchanged: int = 0) -> str:
+    """The second axis in one clause, worst first; `unchanged` series were not timed."""
     counted = [one for one in decisions if not one.accepted]
     said: list[str] = []
     words: tuple[tuple[Status, Literal["slower", "faster", "inconclusive", "not measured"]], ...] = (
@@ -162,11 +200,13 @@ def speed_sentence(decisions: Sequence[Decision]) -> str:
             first = group[0]
             detail = f", {first.series.label} {first.reason}" if not said else ""
             said.append(f"{len(group)} of {len(decisions)} series {word}{detail}")
+    left = f"{unchanged} unchanged and not timed" if unchanged else ""
     if not decisions:
-        return "no series was measured"
+        return f"no series was timed: {left}" if left else "no series was measured"
     kept = len(decisions) - len(counted)
     said += [f"{kept} accepted"] if kept else []
-    return "; ".join(said) if said else f"none of {len(decisions)} series is slower"
+    said = said or [f"none of {len(decisions)} series is slower"]
+    return "; ".join([*said, left] if left else said)
 
 
 def _sentence(*clauses: str) -> str:

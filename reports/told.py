@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from benchmarks.harness.records import EXIT_CODES, Status
 from reports import explained, words
 from reports.decide import Decision, Effect
-from reports.joint import Joint
+from reports.joint import UNCHANGED, Joint
 
 SHOWN = 10
 """Series that a pull request shows; the others are counted, and stand in decision.json."""
@@ -77,7 +77,7 @@ def junit(joint: Joint) -> bytes:
         case("image", joint.image.status, joint.image.sentence)
     for one in joint.decisions:
         case(one.series.label, one.status, one.accepted or one.reason, bool(one.accepted))
-    for series in joint.skipped:
+    for series in (*joint.skipped, *joint.unchanged):
         case(series.label, "pass", series.reason, True)
     attributes = {"tests": len(suite), "failures": counts["failure"], "errors": counts["error"]}
     suite.attrib |= {name: str(value) for name, value in attributes.items()}
@@ -86,7 +86,7 @@ def junit(joint: Joint) -> bytes:
 
 
 def github(joint: Joint) -> str:
-    """GitHub workflow commands: one line per axis or series that is not green."""
+    """GitHub workflow commands: one line per axis or series that is not green, or was not timed."""
     lines = []
     if joint.image and joint.image.status not in ("pass", "improved"):
         lines.append(_annotation("error", "image", joint.image.sentence))
@@ -95,6 +95,8 @@ def github(joint: Joint) -> str:
             lines.append(_annotation("error", one.series.label, one.reason))
         elif one.status in ("inconclusive", "not-measured") or one.accepted:
             lines.append(_annotation("warning", one.series.label, one.accepted or one.reason))
+    if same := _same(joint):
+        lines.append(_annotation("notice", "not timed", same))
     return "\n".join(lines)
 
 
@@ -125,7 +127,8 @@ def _notes(joint: Joint) -> list[str]:
             said[one.accepted or one.reason].append(one.series.label)
     for series in joint.skipped:
         said[series.reason].append(series.label)
-    notes = [
+    notes = [same] if (same := _same(joint)) else []
+    notes += [
         f"{labels[0]}{f' and {len(labels) - 1} more' if len(labels) > 1 else ''}: {reason}"
         for reason, labels in said.items()
     ]
@@ -133,6 +136,12 @@ def _notes(joint: Joint) -> list[str]:
         notes.append("SM clock: not measured, so that cycles do not confirm times; pip install nvidia-ml-py")
     notes += joint.damage
     return ["", *notes] if notes else []
+
+
+def _same(joint: Joint) -> str:
+    """The series that were not timed, all of them, in one line; empty if there are none."""
+    labels = ", ".join(series.label for series in joint.unchanged)
+    return f"{UNCHANGED}, {len(joint.unchanged)} series: {labels}" if labels else ""
 
 
 def _typed(joint: Joint) -> list[str]:

@@ -20,8 +20,8 @@ A run is one folder, `results/runs/<run id>/`:
     pictures/          what golden.jsonl names, relative to the run folder
 
 A comparison of two commits is one folder, `results/comparisons/<id>/`: comparison.json (what was asked), timing.jsonl,
-failures.jsonl (Failure, one line per process without a number), ops.jsonl, decision.json; of a gate also run.json,
-parity.jsonl, golden.jsonl and pictures/ as above, summary.md and junit.xml.
+failures.jsonl (Failure, one line per process without a number), ops.jsonl, looks.jsonl (Look), decision.json; of a gate
+also run.json, parity.jsonl, golden.jsonl and pictures/ as above, summary.md and junit.xml.
 
 Every file is written to a temporary name and renamed; a JSON-lines file grows by whole lines, and a line cut short by a
 kill is skipped by the reader and counted.
@@ -442,6 +442,23 @@ class Failure:
     round: int
     kind: Literal["absent", "broken", "timeout"]
     reason: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one side of a comparison runs in a series, looked at before anything is timed (`--skip-unchanged`).
+
+    kernels   as Timing.kernels
+    launches  hash of what one call launches, in order: names, grids and blocks; empty where that cannot be seen
+    """
+
+    benchmark: str
+    params: dict[str, str]
+    commit: str
+    fingerprint: str
+    side: str
+    kernels: str
+    launches: str
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ ORDERS: tuple[tuple[Side, Side, Side], ...] = (
 )
 """In six rounds every side stands twice in every place, and follows each other side equally often (Williams)."""
 
+LOOKED_AT: tuple[Side, ...] = ("base", "head")
+
 ABSENT = 4
 """Exit code of a process whose commit does not have what the series needs."""
 
@@ -84,7 +86,17 @@ class Walk:
                 append_line(self.records / "failures.jsonl", failed)
         return time.monotonic() - started
 
-    def _process(self, series: Series, side: Side, number: int, order: int) -> Failure | None:
+    def look(self, series: Series) -> None:
+        """Record what base and head run in a series, a process each, untimed: looks.jsonl.
+
+        A side that cannot be looked at has no line, and its rounds will say why.
+        """
+        for order, side in enumerate(LOOKED_AT):
+            self._process(series, side, 0, order, ("look",))
+
+    def _process(
+        self, series: Series, side: Side, number: int, order: int, more: tuple[str, ...] = ()
+    ) -> Failure | None:
         commit = self.commit(side)
         folder = self.export(commit)
         packages, here = folder / "packages", self.environment
@@ -94,7 +106,8 @@ class Walk:
         note.write()
         overlay.prune(folder.parent, KEPT_COMMITS)
         # -P: without it the working directory would come before the overlay. The ruler comes from where this file is.
-        command = [sys.executable, "-P", "-m", "benchmarks.harness.rounds", series.benchmark, json.dumps(series.params)]
+        what = [series.benchmark, json.dumps(series.params), *more]
+        command = [sys.executable, "-P", "-m", "benchmarks.harness.rounds", *what]
         try:
             done = subprocess.run(
                 command,
@@ -128,8 +141,8 @@ def _environment(packages: Path, folder: Path, profile: str) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
-    """One measuring process: NAME PARAMETERS. Its number goes to the records folder that the overlay names."""
-    name, params = arguments[0], json.loads(arguments[1])
+    """One process: NAME PARAMETERS, and "look" if nothing is to be timed. It records where the overlay says."""
+    name, params, looking = arguments[0], json.loads(arguments[1]), "look" in arguments[2:]
     module, _, function = name.partition(".")
     benchmark = getattr(importlib.import_module(f"benchmarks.{module}"), function)
     try:
@@ -137,7 +150,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     except NotImplementedError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         sys.exit(ABSENT)
-    benchmark(*params.values())
+    (benchmark.look if looking else benchmark)(*params.values())
     sys.exit(0)
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import clock, compiled, environment, gpu_clock, overlay, profiles, records
+from benchmarks.harness import clock, compiled, environment, gpu_clock, launches, overlay, profiles, records
 from benchmarks.harness.impls import FUSED
 
 if typing.TYPE_CHECKING:
@@ -82,7 +82,11 @@ def _benchmark(measure: Measure) -> Callable[[Callable[..., Subject]], Callable[
             subject, params = subject_of(*values), dict(zip(entry.axes, values, strict=True))
             return record(entry, params, subject, measure(subject, params))
 
+        def look(*values: str) -> None:
+            _look(entry, dict(zip(entry.axes, values, strict=True)), subject_of(*values))
+
         attributes = {
+            "look": look,
             "params": [list(values) for values in entry.axes.values()],
             "param_names": list(entry.axes),
             "setup": setup,
@@ -191,6 +195,14 @@ def record(entry: profiles.Benchmark, params: dict[str, str], subject: Subject, 
         records.append_line(folder / "ops.jsonl", records.Stages(**common, seconds=ops))
     # Undocumented: asv treats samples from track_* as it treats its own timings.
     return {"samples": measured.samples, "number": 1}
+
+
+def _look(entry: profiles.Benchmark, params: dict[str, str], subject: Subject) -> None:
+    """Record what one call runs, untimed."""
+    here, kernels = overlay.current(), _compiled()
+    seen = launches.digest(launches.launches(subject.calls[0], subject.device))
+    found = records.Look(entry.name, params, here.commit, here.fingerprint, here.side, kernels.hash, seen)
+    records.append_line(Path(here.records) / "looks.jsonl", found)
 
 
 @functools.cache
