@@ -15,6 +15,7 @@ if typing.TYPE_CHECKING:
     import torch
 
     from bagel.layers import KV, Block, MoTLayer
+    from benchmarks.harness.shapes import Shape
     from reference_impl.contract import MoTOps
 
 Place = tuple["torch.device", "torch.dtype"]
@@ -76,15 +77,18 @@ def layer(series: dict[str, str], place: Place) -> Subject:
         if not found.ok:
             raise RuntimeError(f"{ops.name}: the decoder layer disagrees with the reference: {found}")
 
+    return Subject(
+        [run], device.type, prove, tiles_of(ops, SHAPES[series["shape"]], dtype, device, block.route.image_first)
+    )
+
+
+def tiles_of(ops: MoTOps, shape: Shape, dtype: torch.dtype, device: torch.device, in_blocks: bool) -> str:
+    """Which tiles a decoder layer of that shape uses, and from where; in_blocks: its rows are [image, text]."""
     from benchmarks.harness import inputs
 
-    shape, in_blocks = SHAPES[series["shape"]], block.route.image_first
-    tiles = [
-        f"{name} {ops.describe_tile(inputs.problem(inputs.Work('linear', name), shape, dtype, device, in_blocks))}"
-        for name in ("qkv", "o")
-    ]
-    tiles.append(f"mlp {ops.describe_tile(inputs.problem(inputs.Work('gated_mlp'), shape, dtype, device, in_blocks))}")
-    return Subject([run], device.type, prove, "; ".join(tiles))
+    works = {"qkv": inputs.Work("linear", "qkv"), "o": inputs.Work("linear", "o"), "mlp": inputs.Work("gated_mlp")}
+    problems = {name: inputs.problem(work, shape, dtype, device, in_blocks) for name, work in works.items()}
+    return "; ".join(f"{name} {ops.describe_tile(problem)}" for name, problem in problems.items())
 
 
 def _layer_inputs(shape_name: str, place: Place) -> tuple[MoTLayer, torch.Tensor, Block, KV]:

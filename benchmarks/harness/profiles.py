@@ -21,6 +21,13 @@ SHAPES = SMALL_SHAPES + BAGEL_SHAPES
 CACHES = ("cold", "hot")
 TASKS = ("t2i", "img2img")
 
+GATHER_EAGER, GATHER, SORTED, DENSE = "gather-eager", "gather", "sorted", "dense"
+"""Other ways to compute a step over the same weights (baselines.py): the first as the public code does, call by call,
+the others through torch.compile, in a CUDA graph."""
+FULL_SIZE_IMPLS = (FUSED, GATHER_EAGER, GATHER, SORTED, DENSE)
+FULL_SIZE_TASKS = ("t2i-512", "t2i-1024", "edit-512")
+FULL_SIZE_NEEDS = "BAGEL at full size needs a GPU with 40 GiB"
+
 ROUNDS = 3
 """Processes per series and commit when nobody asks for more: as many as the nightly needs to call a change one."""
 
@@ -49,6 +56,10 @@ def _kernel(name: str, axes: dict[str, tuple[str, ...]]) -> Benchmark:
     return Benchmark(name, "seconds", axes | {"impl": IMPLS, "shape": SHAPES, "cache": CACHES}, ROUNDS)
 
 
+_FULL_STEPS = {"impl": FULL_SIZE_IMPLS, "shape": BAGEL_SHAPES}
+_FULL_PICTURES = {"task": FULL_SIZE_TASKS, "impl": (FUSED, GATHER_EAGER)}
+_FULL_SIZE = ("bagel", "mot_impl")
+
 _ALL = (
     _kernel("linear.track_seconds", {"layer": ("qkv", "o", "gate_up", "down")}),
     _kernel("norm.track_seconds", {"kind": ("rms", "head", "add_rms", "qk_rotary")}),
@@ -58,6 +69,10 @@ _ALL = (
     Benchmark("layer.track_peak_memory", "bytes", {"impl": IMPLS, "shape": SHAPES}, packages=("bagel",)),
     Benchmark("generate.track_seconds", "seconds", {"task": TASKS, "impl": IMPLS}, ROUNDS, ("bagel",)),
     Benchmark("generate.track_peak_memory", "bytes", {"task": TASKS, "impl": IMPLS}, packages=("bagel",)),
+    Benchmark("full_size.track_step_seconds", "seconds", _FULL_STEPS, ROUNDS, _FULL_SIZE),
+    Benchmark("full_size.track_step_peak_memory", "bytes", _FULL_STEPS, packages=_FULL_SIZE),
+    Benchmark("full_size.track_picture_seconds", "seconds", _FULL_PICTURES, ROUNDS, _FULL_SIZE),
+    Benchmark("full_size.track_picture_peak_memory", "bytes", _FULL_PICTURES, packages=_FULL_SIZE),
     Benchmark("quality.track_largest_difference", "of 255", {"task": TASKS}, packages=("bagel", "mot_impl")),
     Benchmark("quality.track_ssim", "ssim", {"task": TASKS}, packages=("bagel", "mot_impl")),
 )
@@ -68,6 +83,8 @@ SUITE = MappingProxyType({benchmark.name: benchmark for benchmark in _ALL})
 def outside(profile: str, name: str, params: dict[str, str]) -> str:
     """Why a machine of this profile does not measure the series, in one sentence; empty if it does."""
     if profile == "cpu":
+        if name.startswith("full_size."):
+            return FULL_SIZE_NEEDS
         if params.get("impl") == FUSED:
             return "fused kernels run in Triton's interpreter on a CPU; their time and memory mean nothing"
         if params.get("shape") in BAGEL_SHAPES:
