@@ -16,9 +16,9 @@ from torch import Tensor
 from bagel.latents import Grid
 from bagel.layers import Block
 from bagel.parallel import Share
-from bagel.probe import Probe
+from bagel.probe import Probe, plain
 from bagel.transformer import Context, Transformer
-from reference_impl.contract import Rotary, Route
+from reference_impl.contract import Rotary, Route, Rows
 
 
 class Pass(NamedTuple):
@@ -160,10 +160,11 @@ class Watch:
         """The same in a layer."""
         return replace(self, probes=tuple(probe.at(layer=layer) for probe in self.probes))
 
-    def __call__(self, op: str, tensor: Tensor) -> None:
+    def __call__(self, op: str, tensor: Rows) -> None:
         """Show one tensor."""
         if self.looking:
-            self.each(op, [span.of(tensor) for span in self.spans])
+            whole = plain(tensor)
+            self.each(op, [span.of(whole) for span in self.spans])
 
     def each(self, op: str, per_pass: Sequence[Tensor]) -> None:
         """Show every pass a tensor of its own."""

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from bagel.parallel import Share
 from bagel.probe import Probe
-from reference_impl.contract import Experts, KVSlice, MoTOps, QKNorm, Rotary, Route
+from reference_impl.contract import Experts, Kind, KVSlice, MoTOps, QKNorm, Rotary, Route, Rows
 from reference_impl.parallel import ALONE, Parallel
+from reference_impl.quantise import quantise
 
-Show = Callable[[str, Tensor], None]
+Show = Callable[[str, Rows], None]
 """What a layer shows its tensors to, by the name of the op: a Probe, or several."""
 
 
@@ -36,6 +37,11 @@ class MoTLayer:
     down: Experts
     eps: float
     parallel: Parallel = ALONE
+
+    def quantised(self, kind: Kind) -> "MoTLayer":
+        """The same with dense linear layers in "fp8" or "int8". Raises TypeError if they are quantised already."""
+        qkv, o, gate_up, down = (quantise(one, kind) for one in (self.qkv, self.o, self.gate_up, self.down))
+        return replace(self, qkv=qkv, o=o, gate_up=gate_up, down=down)
 
 
 @dataclass(frozen=True)
@@ -104,11 +110,7 @@ def packed(
 
     added [M, H]: what the layer before adds to x, so that one launch adds and norms.
     """
-    gain, eps = layer.input_gain, layer.eps
-    if added is None:
-        normed = ops.rms_norm(x, gain, route, eps)
-    else:
-        x, normed = ops.add_rms_norm(x, added, gain, route, eps)
+    x, normed = _normed(ops, x, added, layer.input_gain, route, layer.eps, layer.qkv)
     show("in", x)
     show("input_norm", normed)
     qkv = ops.linear(normed, layer.qkv, route)
@@ -133,9 +135,23 @@ def finished(ops: MoTOps, layer: MoTLayer, x: Tensor, mixed: Tensor, route: Rout
     show("attention", mixed)
     projected = layer.parallel.sum(ops.linear(mixed.flatten(1), layer.o, route))
     show("o", projected)
-    x, normed = ops.add_rms_norm(x, projected, layer.post_gain, route, layer.eps)
+    x, normed = _normed(ops, x, projected, layer.post_gain, route, layer.eps, layer.gate_up)
     show("middle", x)
     show("post_norm", normed)
     gated = layer.parallel.sum(ops.gated_mlp(normed, layer.gate_up, layer.down, route))
     show("mlp", gated)
     return x, gated
+
+
+def _normed(
+    ops: MoTOps, x: Tensor, added: Tensor | None, gain: Tensor, route: Route, eps: float, experts: Experts
+) -> tuple[Tensor, Rows]:
+    """x, or x + added, and its norm as `experts` take it: fp8 ones quantised, in the same launch."""
+    if experts.kind == "fp8":
+        if added is None:
+            return x, ops.offered("quantised_rms_norm")(x, gain, route, eps, experts.input_scale)
+        total, rows = ops.offered("quantised_add_rms_norm")(x, added, gain, route, eps, experts.input_scale)
+        return total, rows
+    if added is None:
+        return x, ops.rms_norm(x, gain, route, eps)
+    return ops.add_rms_norm(x, added, gain, route, eps)

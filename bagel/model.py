@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bagel.autoencoder import Autoencoder
 from bagel.config import BagelConfig
+from bagel.experts import Precision
 from bagel.latents import Grid, LatentAdapter
 from bagel.layers import Block
 from bagel.parallel import check_ranks
@@ -17,8 +18,8 @@ from bagel.probe import Probe
 from bagel.tokenizer import Tokenizer
 from bagel.transformer import Context, Transformer
 from bagel.vision import Eye
-from bagel.weights import Reading, Shape, TensorFiles, Told, fill, find_files, language_shapes, module_shapes
-from reference_impl.contract import MoTOps, require
+from bagel.weights import Reading, Shape, TensorFiles, Told, fill, find_files, module_shapes
+from reference_impl.contract import Kind, MoTOps, require
 from reference_impl.parallel import ALONE, Parallel
 
 
@@ -42,8 +43,10 @@ class Bagel:
         dtype: torch.dtype,
         parallel: Parallel = ALONE,
         told: Told = lambda done, total: None,
+        quantise: Kind | None = None,
     ) -> "Bagel":
-        """Read a published BAGEL folder; `told` hears how many bytes of how many have been read.
+        """Read a published BAGEL folder, or one that `motbench quantise` wrote; `told` hears how many bytes of how many
+        have been read. quantise: what the linear layers of a dense one are kept in.
 
         Raises OSError, ValueError or NotImplementedError saying what is wrong.
         """
@@ -65,11 +68,13 @@ class Bagel:
             files.check(module_shapes(autoencoder))
             fill(autoencoder, files)
         with TensorFiles(model_files, dtype, device, reading) as files:
+            precision = Precision.of(files, config.language, quantise)
+            precision.check_ops(ops)
             latents, eye = _modules(config, files.shapes)
-            files.check(language_shapes(config.language) | module_shapes(latents) | module_shapes(eye))
+            files.check(precision.shapes(config.language) | module_shapes(latents) | module_shapes(eye))
             fill(latents, files)
             fill(eye, files)
-            transformer = Transformer.load(files, config.language, ops, parallel)
+            transformer = Transformer.load(files, config.language, ops, parallel, precision)
         return cls(config, tokenizer, transformer, latents, eye, autoencoder)
 
     @property

@@ -19,7 +19,7 @@ from bagel.step import Graphs, Workspace
 from bagel.transformer import Context
 from bagel.transforms import VAE_RESIZE, VIT_RESIZE, Resize, to_image, to_pixels, to_rgb
 from bagel.weights import Told
-from reference_impl.contract import MoTOps, require
+from reference_impl.contract import Kind, MoTOps, require
 from reference_impl.parallel import ALONE, Parallel
 
 __all__ = ["BagelPipeline", "GeneratedImage", "GeneratedText", "Guidance", "ImageRequest", "TextRequest"]
@@ -83,17 +83,21 @@ class BagelPipeline:
         dtype: torch.dtype = torch.float32,
         parallel: Parallel = ALONE,
         told: Told = lambda done, total: None,
+        quantise: Kind | None = None,
     ) -> "BagelPipeline":
         """Load a published BAGEL folder. The autoencoder is float32 whatever `dtype` says; input pictures are resized
         by the checkpoint's rules if its config.json has any.
 
         told: hears, again and again, how many bytes of how many have been read.
 
+        quantise: "fp8" or "int8", to keep the experts' linear layers so. A checkpoint that `motbench quantise` wrote
+        says itself what it is.
+
         With several ranks, each loads its part and must then be asked the same things; each gets the whole result.
 
         Raises OSError, ValueError or NotImplementedError in one line that says what is wrong with the folder.
         """
-        model = Bagel.load(Path(folder), ops, torch.device(device), dtype, parallel, told)
+        model = Bagel.load(Path(folder), ops, torch.device(device), dtype, parallel, told, quantise)
         return cls(model, model.config.vae_resize, model.config.vit_resize)
 
     def with_graphs(self, most: int) -> "BagelPipeline":

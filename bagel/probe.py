@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
+
+from reference_impl.contract import QuantisedRows, Rows, upcast
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,16 @@ class Probe:
         )
         return replace(self, site=site)
 
-    def __call__(self, op: str, tensor: Tensor) -> None:
+    def __call__(self, op: str, tensor: Rows) -> None:
         """Show one tensor."""
         if self.sink is not None:
-            self.sink(replace(self.site, op=op), tensor)
+            self.sink(replace(self.site, op=op), plain(tensor))
 
 
 QUIET = Probe()
 """Nobody looks."""
+
+
+def plain(rows: Rows) -> Tensor:
+    """What rows stand for, in the dtype of results."""
+    return upcast(rows, torch.float32).to(rows.dtype) if isinstance(rows, QuantisedRows) else rows

@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bagel.config import LanguageConfig
+from bagel.experts import DENSE, Precision, merge_layer
 from bagel.layers import KV, Block, MoTLayer, decoder_layer
 from bagel.parallel import Share
 from bagel.probe import QUIET, Probe
-from bagel.weights import IMAGE_SUFFIX, LLM, TensorFiles, merge_layer
+from bagel.weights import IMAGE_SUFFIX, LLM, TensorFiles
 from reference_impl.contract import MoTOps, Rotary, Route, require
 from reference_impl.parallel import ALONE, Parallel
 
@@ -50,13 +51,20 @@ class Transformer:
     parallel: Parallel = ALONE
 
     @classmethod
-    def load(cls, files: TensorFiles, config: LanguageConfig, ops: MoTOps, parallel: Parallel = ALONE) -> "Transformer":
+    def load(
+        cls,
+        files: TensorFiles,
+        config: LanguageConfig,
+        ops: MoTOps,
+        parallel: Parallel = ALONE,
+        precision: Precision = DENSE,
+    ) -> "Transformer":
         """Merge the experts of every layer, and keep this rank's part; `files.check` must have passed."""
         return cls(
             config=config,
             ops=ops,
             embedding=files[f"{LLM}embed_tokens.weight"],
-            layers=tuple(merge_layer(files, i, config, parallel) for i in range(config.layers)),
+            layers=tuple(merge_layer(files, i, config, parallel, precision) for i in range(config.layers)),
             final_gain=files.stacked([[f"{LLM}norm{s}.weight"] for s in ("", IMAGE_SUFFIX)]),
             head=files["language_model.lm_head.weight"],
             parallel=parallel,
@@ -69,8 +77,13 @@ class Transformer:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, the activations and the cache."""
+        """Of the activations, the cache and all weights that are not quantised."""
         return self.embedding.dtype
+
+    @property
+    def linear_bytes(self) -> int:
+        """The memory of this rank's part of all routed linear layers: what quantising makes smaller."""
+        return sum(one.nbytes for layer in self.layers for one in (layer.qkv, layer.o, layer.gate_up, layer.down))
 
     def empty_context(self) -> Context:
         """A context that has seen nothing."""

@@ -1,7 +1,7 @@
 """Reading a published checkpoint: safetensors only, every name and shape checked before anything is loaded."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +12,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from bagel.config import LanguageConfig
-from bagel.layers import MoTLayer
-from reference_impl.contract import Experts, QKNorm, require
-from reference_impl.parallel import Parallel, cut_heads, cut_inputs, cut_outputs
+from reference_impl.contract import FP8, Kind, require
+from reference_impl.quantise import quantise_weight
 
 LLM = "language_model.model."
 IMAGE_SUFFIX = "_moe_gen"
 """What upstream appends to a module's name for the image expert's copy."""
+
+DTYPES: Mapping[Kind, torch.dtype] = {"fp8": FP8, "int8": torch.int8}
+"""In which quantised weights are stored."""
 
 Shape = tuple[int, ...]
 Told = Callable[[int, int], None]
@@ -41,6 +43,8 @@ class Reading:
 class TensorFiles:
     """The tensors of one checkpoint part, read one at a time, in one dtype and on one device.
 
+    shapes, dtypes  of each tensor by name, as they are stored; a dtype by its safetensors name, "BF16"
+
     Use as a context manager: it holds the files open (memory-mapped), so a large model is never in memory twice.
     """
 
@@ -49,7 +53,9 @@ class TensorFiles:
     device: torch.device
     reading: Reading = field(default_factory=Reading)
     shapes: dict[str, Shape] = field(default_factory=dict)
+    dtypes: dict[str, str] = field(default_factory=dict)
     _owner: dict[str, Any] = field(default_factory=dict)
+    _files: dict[Path, Any] = field(default_factory=dict)
     _open: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> "TensorFiles":
@@ -60,36 +66,60 @@ class TensorFiles:
                 raise ValueError(
                     f"{path} is not a complete safetensors file ({error}); download it again (pickle is never loaded)"
                 ) from error
+            self._files[path] = file
             for name in file.keys():  # noqa: SIM118 - safe_open is not a dict
                 require(name not in self._owner, "tensor {} is in more than one file, {} the last", name, path)
                 self._owner[name] = file
-                self.shapes[name] = tuple(file.get_slice(name).get_shape())
+                stored = file.get_slice(name)
+                self.shapes[name], self.dtypes[name] = tuple(stored.get_shape()), stored.get_dtype()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._open.close()
 
-    def __getitem__(self, name: str) -> Tensor:
-        tensor: Tensor = self._owner[name].get_tensor(name)
-        moved = tensor.to(self.device, self.dtype)
-        self.reading.add(tensor.nbytes)
-        return moved
+    def names(self, path: Path) -> list[str]:
+        """The tensors of one of the files."""
+        return [name for name, file in self._owner.items() if file is self._files[path]]
 
-    def stacked(self, names: Sequence[Sequence[str]]) -> Tensor:
+    def raw(self, name: str) -> Tensor:
+        """The tensor as it is stored, in the memory of the file."""
+        tensor: Tensor = self._owner[name].get_tensor(name)
+        self.reading.add(tensor.nbytes)
+        return tensor
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.raw(name).to(self.device, self.dtype)
+
+    def stacked(self, names: Sequence[Sequence[str]], dtype: torch.dtype | None = None) -> Tensor:
         """[experts, rows, ...]: of each expert the named tensors, one behind the other along their first axis.
 
-        Every tensor is copied straight to its place, so nothing is in memory twice but for the one that is copied.
+        dtype: instead of the files'. Every tensor is copied straight to its place, so nothing is in memory twice but
+        for the one that is copied.
         """
-        shapes = [self.shapes[name] for name in names[0]]
-        rows = sum(shape[0] for shape in shapes)
-        whole = torch.empty(len(names), rows, *shapes[0][1:], dtype=self.dtype, device=self.device)
-        for expert, parts in zip(whole, names, strict=True):
-            places = expert.split([shape[0] for shape in shapes])
-            for place, name in zip(places, parts, strict=True):
-                tensor: Tensor = self._owner[name].get_tensor(name)
-                place.copy_(tensor)
-                self.reading.add(tensor.nbytes)
+        whole = self._empty(names, self.shapes[names[0][0]][1:], dtype or self.dtype)
+        for name, place in self._places(names, whole):
+            place.copy_(self.raw(name))
         return whole
+
+    def quantised(self, names: Sequence[Sequence[str]], kind: Kind) -> tuple[Tensor, Tensor]:
+        """The same of weights, quantised one by one: values [experts, N, K] and scales [experts, N]."""
+        values = self._empty(names, self.shapes[names[0][0]][1:], DTYPES[kind])
+        scales = self._empty(names, (), torch.float32)
+        together = zip(self._places(names, values), self._places(names, scales), strict=True)
+        for (name, place), (_, scale) in together:
+            given = quantise_weight(self.raw(name).to(self.device), kind, name)
+            place.copy_(given[0])
+            scale.copy_(given[1])
+        return values, scales
+
+    def _empty(self, names: Sequence[Sequence[str]], shape: Shape, dtype: torch.dtype) -> Tensor:
+        rows = sum(self.shapes[name][0] for name in names[0])
+        return torch.empty(len(names), rows, *shape, dtype=dtype, device=self.device)
+
+    def _places(self, names: Sequence[Sequence[str]], whole: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Each tensor's name, and its rows of `whole`."""
+        for expert, parts in zip(whole, names, strict=True):
+            yield from zip(parts, expert.split([self.shapes[name][0] for name in parts]), strict=True)
 
     def check(self, expected: Mapping[str, Shape]) -> None:
         """Raise one ValueError that lists every missing, unexpected and wrongly shaped tensor."""
@@ -188,35 +218,3 @@ def fill(module: nn.Module, files: TensorFiles) -> None:
     """Give a module built on the meta device its tensors."""
     module.load_state_dict({name: files[name] for name in module.state_dict()}, assign=True)
     module.requires_grad_(False)
-
-
-def merge_layer(files: TensorFiles, index: int, config: LanguageConfig, parallel: Parallel) -> MoTLayer:
-    """One decoder layer with the experts stacked: q, k, v rows packed into one Experts, gate and up into another; and
-    of each, this rank's part.
-    """
-    prefix = f"{LLM}layers.{index}."
-
-    def packed(names: tuple[str, ...], what: str) -> Tensor:
-        return files.stacked([[f"{prefix}{name.format(s)}.{what}" for name in names] for s in ("", IMAGE_SUFFIX)])
-
-    def gain(name: str) -> Tensor:
-        return packed((f"{name}{{}}",), "weight")
-
-    qkv_names = ("self_attn.q_proj{}", "self_attn.k_proj{}", "self_attn.v_proj{}")
-    qkv, qk_norm = cut_heads(
-        Experts(packed(qkv_names, "weight"), packed(qkv_names, "bias")),
-        QKNorm(gain("self_attn.q_norm"), gain("self_attn.k_norm"), config.heads, config.kv_heads, config.eps),
-        parallel,
-    )
-    gate_up = Experts(packed(("mlp{}.gate_proj", "mlp{}.up_proj"), "weight"))
-    return MoTLayer(
-        input_gain=gain("input_layernorm"),
-        qkv=qkv,
-        qk_norm=qk_norm,
-        o=cut_inputs(Experts(packed(("self_attn.o_proj{}",), "weight")), parallel),
-        post_gain=gain("post_attention_layernorm"),
-        gate_up=cut_outputs(gate_up, (config.intermediate, config.intermediate), parallel),
-        down=cut_inputs(Experts(packed(("mlp{}.down_proj",), "weight")), parallel),
-        eps=config.eps,
-        parallel=parallel,
-    )

@@ -18,6 +18,7 @@ from motbench.notify import notify
 from motbench.ops import ops
 from motbench.parity import parity
 from motbench.picture_time import picture_time
+from motbench.quantise import quantise
 from motbench.report import report
 from motbench.roofline import roofline
 from motbench.serve import serve
@@ -56,6 +57,7 @@ app.command("roofline")(roofline)
 app.command("step-time")(step_time)
 app.command("picture-time")(picture_time)
 app.command("synthesize")(synthesize)
+app.command("quantise")(quantise)
 app.command("tune")(tune)
 app.command("serve")(serve)
 app.command("serve-bench")(serve_bench)

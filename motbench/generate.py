@@ -41,6 +41,7 @@ def generate(
     device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
     dtype: typing.Annotated[str, Opt(help="float32, bfloat16 or float16")] = "float32",
     tiles: typing.Annotated[Path | None, Opt(metavar="FOLDER", help="tile files that fused asks first")] = None,
+    quantise: typing.Annotated[str | None, Opt(metavar="KIND", help="keep the experts' weights as fp8 or int8")] = None,
     parallel: typing.Annotated[str, Opt(help="what torchrun's ranks divide: tensor or sequence")] = "tensor",
     graph: typing.Annotated[bool, Opt(help="on one GPU, replay updates as a CUDA graph")] = True,
     init_noise: typing.Annotated[Path | None, Opt(help='safetensors with "init_noise", instead of the seed\'s')] = None,
@@ -52,7 +53,7 @@ def generate(
     """
     from bagel.pipeline import BagelPipeline, Guidance, ImageRequest
     from bagel.probe import QUIET
-    from motbench.implementation import resolve
+    from motbench.implementation import kind_named, resolve
     from motbench.progress import transferred, watched
     from motbench.ranks import joined
 
@@ -60,6 +61,7 @@ def generate(
     if trace is not None:
         check_target(trace, ".safetensors")
     ops, place, precision = resolve(impl, device, dtype, tiles)
+    kind = kind_named(quantise)
     request = ImageRequest(
         prompt=prompt,
         image=None if image is None else open_image(image),
@@ -76,7 +78,7 @@ def generate(
     start = time.perf_counter()
     with joined(parallel, place) as (ranks, place):
         with transferred(f"read {checkpoint}") as told:
-            pipeline = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision, ranks, told)
+            pipeline = BagelPipeline.from_checkpoint(checkpoint, ops, place, precision, ranks, told, kind)
         if graph and ranks.size == 1:
             pipeline = pipeline.with_graphs(1)
         shown = watched("generate", {"denoise": steps - 1}) if ranks.rank == 0 else nullcontext(QUIET)

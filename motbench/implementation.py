@@ -11,10 +11,11 @@ if typing.TYPE_CHECKING:
     import torch
 
     from mot_impl.tiles import TileTable
-    from reference_impl.contract import MoTOps
+    from reference_impl.contract import Kind, MoTOps
 
 DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")
+KINDS = ("fp8", "int8")
 
 
 def resolve(impl: str, device: str, dtype: str, tiles: Path | None = None) -> tuple[MoTOps, torch.device, torch.dtype]:
@@ -54,6 +55,13 @@ def place_of(device: str, dtype: str, interprets: bool = True) -> tuple[torch.de
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     return torch.device(device), getattr(torch, dtype)
+
+
+def kind_named(quantise: str | None) -> Kind | None:
+    """The kind that `--quantise` names, None for none. Raises ValueError for one that is unknown."""
+    if quantise not in (None, *KINDS):
+        raise ValueError(f"kind {quantise!r} is unknown; quantise to one of {', '.join(KINDS)}")
+    return quantise  # type: ignore[return-value]
 
 
 def say_if_untuned(device: torch.device, dtype: torch.dtype, folder: Path | None = None) -> None:

@@ -257,6 +257,12 @@ class Experts:
         return "dense"
 
     @property
+    def nbytes(self) -> int:
+        """The memory of weights, biases and scales."""
+        held = (self.weight, self.bias, self.scale, self.input_scale)
+        return sum(tensor.nbytes for tensor in held if tensor is not None)
+
+    @property
     def n_out(self) -> int:
         """N, the width of the output."""
         return self.weight.shape[1]

@@ -33,14 +33,15 @@ def quantise_rows(x: Tensor, route: Route, input_scale: Tensor | None = None) ->
     return QuantisedRows(to_fp8(wide, scale), scale, x.dtype)
 
 
-def quantise_weight(weight: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
+def quantise_weight(weight: Tensor, kind: Kind, name: str = "weight") -> tuple[Tensor, Tensor]:
     """A weight [..., N, K] per output channel -> its values, float8_e4m3fn or int8, and its scale [..., N] float32.
 
-    Raises ValueError for values that are not finite, NotImplementedError for a kind that is not "fp8" or "int8".
+    name: what errors call it. Raises ValueError for values that are not finite, NotImplementedError for a kind that is
+    not "fp8" or "int8".
     """
     require(kind in ("fp8", "int8"), "cannot quantise to kind {!r}; use fp8 or int8", kind, error=NotImplementedError)
     wrong = int((~weight.isfinite()).sum())
-    require(wrong == 0, "weight {} has {} values that are NaN or infinite", tuple(weight.shape), wrong)
+    require(wrong == 0, "{} {} has {} values that are NaN or infinite", name, list(weight.shape), wrong)
     wide = weight.float()
     scale = absmax_scale(wide, FP8_MAX if kind == "fp8" else INT8_MAX)
     return (to_fp8 if kind == "fp8" else to_int8)(wide, scale), scale

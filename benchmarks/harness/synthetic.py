@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import typing
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -18,6 +19,9 @@ from bagel.transformer import Transformer
 from bagel.vision import Eye
 from benchmarks.harness.shapes import BAGEL, SMALL, Shape
 from reference_impl.contract import Experts, MoTOps, QKNorm
+
+if typing.TYPE_CHECKING:  # commits from before there were quantised experts have no Kind
+    from reference_impl.contract import Kind
 
 LATENT_SIDE, EYE_SIDE = 64, 70
 """Sides of BAGEL-7B-MoT's position tables, in tokens and in patches."""
@@ -99,9 +103,18 @@ class Draw:
 
 
 def random_bagel(
-    config: BagelConfig, ops: MoTOps, tokenizer: Tokenizer, device: torch.device, dtype: torch.dtype, seed: int = 0
+    config: BagelConfig,
+    ops: MoTOps,
+    tokenizer: Tokenizer,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int = 0,
+    quantise: Kind | None = None,
 ) -> Bagel:
-    """The whole model, its weights drawn on the device; the autoencoder is float32."""
+    """The whole model, its weights drawn on the device; the autoencoder is float32.
+
+    quantise: the kind in which the linear layers of the decoder are kept, each as soon as it is drawn.
+    """
     draw, language = Draw(device, dtype, seed), config.language
     with torch.device("meta"):
         latents = LatentAdapter(config.latent_width, language.hidden, LATENT_SIDE**2)
@@ -113,17 +126,23 @@ def random_bagel(
         config=language,
         ops=ops,
         embedding=draw.normal(language.vocab, language.hidden, deviation=1.0),
-        layers=tuple(_layer(draw, language) for _ in range(language.layers)),
+        layers=tuple(_layer(draw, language, quantise) for _ in range(language.layers)),
         final_gain=draw.gain(2, language.hidden),
         head=draw.weight(language.vocab, language.hidden),
     )
     return Bagel(config, tokenizer, transformer, latents, eye, autoencoder)
 
 
-def _layer(draw: Draw, config: LanguageConfig) -> MoTLayer:
+def quantised(model: Bagel, kind: Kind) -> Bagel:
+    """The same model with the linear layers of the decoder quantised, one by one; everything else is shared."""
+    layers = tuple(layer.quantised(kind) for layer in model.transformer.layers)
+    return replace(model, transformer=replace(model.transformer, layers=layers))
+
+
+def _layer(draw: Draw, config: LanguageConfig, kind: Kind | None) -> MoTLayer:
     hidden, d = config.hidden, config.head_dim
     norm = QKNorm(draw.gain(2, d), draw.gain(2, d), config.heads, config.kv_heads, config.eps)
-    return MoTLayer(
+    layer = MoTLayer(
         input_gain=draw.gain(2, hidden),
         qkv=Experts(draw.weight(2, norm.qkv_width, hidden), draw.normal(2, norm.qkv_width, deviation=0.1)),
         qk_norm=norm,
@@ -133,3 +152,4 @@ def _layer(draw: Draw, config: LanguageConfig) -> MoTLayer:
         down=Experts(draw.weight(2, hidden, config.intermediate)),
         eps=config.eps,
     )
+    return layer.quantised(kind) if kind else layer

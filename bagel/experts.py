@@ -1,0 +1,144 @@
+"""The linear layers of a checkpoint: in which kind they are stored and kept, and both experts of a layer as one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, float32
+
+from bagel.config import LanguageConfig
+from bagel.layers import MoTLayer
+from bagel.weights import DTYPES, IMAGE_SUFFIX, LLM, Shape, TensorFiles, language_shapes
+from reference_impl.checks import check_scales
+from reference_impl.contract import Experts, Kind, MoTOps, QKNorm, require
+from reference_impl.parallel import Parallel, cut_heads, cut_inputs, cut_outputs
+
+KINDS: dict[str, Kind] = {"F8_E4M3": "fp8", "I8": "int8", "BF16": "dense", "F16": "dense", "F32": "dense"}
+"""What the dtype of a stored weight says about the layer, by its safetensors name."""
+
+_LINEAR = re.compile(rf"_proj(?:{IMAGE_SUFFIX})?\.weight$")
+
+
+def is_linear(name: str) -> bool:
+    """Whether a tensor of the language model is the weight of a routed linear layer: what can be quantised."""
+    return name.startswith(f"{LLM}layers.") and _LINEAR.search(name) is not None
+
+
+def scale_name(weight: str) -> str:
+    """`X.weight` -> `X.weight_scale`: a float32 for each of its output channels."""
+    return f"{weight}_scale"
+
+
+@dataclass(frozen=True)
+class Precision:
+    """In which kind the weights of all routed linear layers are stored in the files, and kept in memory."""
+
+    stored: Kind = "dense"
+    kept: Kind = "dense"
+
+    @classmethod
+    def of(cls, files: TensorFiles, config: LanguageConfig, quantise: Kind | None = None) -> Precision:
+        """What the files hold, kept as it is, or quantised if it is dense and `quantise` says so.
+
+        Raises ValueError if not all layers of both experts are of one kind, or if they are quantised to another than
+        is asked for; NotImplementedError for a dtype that is no kind.
+        """
+        require(quantise in (None, *DTYPES), "cannot quantise to {!r}; use one of {}", quantise, ", ".join(DTYPES))
+        first, stored = "", None
+        for name in filter(is_linear, language_shapes(config)):
+            if name not in files.dtypes:
+                continue  # `TensorFiles.check` says so, with all others
+            kind = _kind(name, files.dtypes[name])
+            first, stored = (first, stored) if stored else (name, kind)
+            require(
+                kind == stored,
+                "{} is {} but {} is {}; both experts and all layers must be of one kind: quantise the original again",
+                first,
+                stored,
+                name,
+                kind,
+            )
+        stored = stored or "dense"
+        require(
+            stored == "dense" or quantise in (None, stored),
+            "the checkpoint is quantised to {} but {} is asked for; give the original, or do not ask",
+            stored,
+            quantise,
+        )
+        return cls(stored, quantise or stored)
+
+    def shapes(self, config: LanguageConfig) -> dict[str, Shape]:
+        """Names and shapes of the language model's tensors in files of this kind."""
+        shapes = language_shapes(config)
+        scales = {} if self.stored == "dense" else {scale_name(n): s[:1] for n, s in shapes.items() if is_linear(n)}
+        return shapes | scales
+
+    def check_ops(self, ops: MoTOps) -> None:
+        """Refuse ops that cannot compute these layers, before anything is read. Raises NotImplementedError."""
+        if self.kept == "fp8":
+            for op in ("quantise_rows", "quantised_rms_norm", "quantised_add_rms_norm"):
+                ops.offered(op)
+
+    def experts(self, files: TensorFiles, modules: Sequence[Sequence[str]], biased: bool = False) -> Experts:
+        """One layer from the named modules of each expert, their outputs one behind the other.
+
+        Raises ValueError for a scale that is not finite and above 0, or a weight to quantise that is not finite.
+        """
+        weights = [[f"{module}.weight" for module in expert] for expert in modules]
+        bias = files.stacked([[f"{module}.bias" for module in expert] for expert in modules]) if biased else None
+        if self.kept == "dense":
+            return Experts(files.stacked(weights), bias)
+        if self.stored == "dense":
+            values, scale = files.quantised(weights, self.kept)
+        else:
+            values = files.stacked(weights, DTYPES[self.kept])
+            scale = files.stacked([[scale_name(weight) for weight in expert] for expert in weights], float32)
+        made = Experts(values, bias, scale)
+        check_scales(made, " and ".join(scale_name(expert[0]) for expert in weights))
+        return made
+
+
+DENSE = Precision()
+"""Stored and kept as they are published."""
+
+
+def _kind(name: str, dtype: str) -> Kind:
+    if dtype not in KINDS:
+        raise NotImplementedError(f"{name} is {dtype}; weights of linear layers are {', '.join(KINDS)}")
+    return KINDS[dtype]
+
+
+def merge_layer(
+    files: TensorFiles, index: int, config: LanguageConfig, parallel: Parallel, precision: Precision = DENSE
+) -> MoTLayer:
+    """One decoder layer with the experts stacked: q, k, v rows packed into one Experts, gate and up into another; and
+    of each, this rank's part.
+    """
+    prefix = f"{LLM}layers.{index}."
+
+    def layer(*names: str, biased: bool = False) -> Experts:
+        modules = [[prefix + name.format(s) for name in names] for s in ("", IMAGE_SUFFIX)]
+        return precision.experts(files, modules, biased)
+
+    def gain(name: str) -> Tensor:
+        return files.stacked([[f"{prefix}{name}{s}.weight"] for s in ("", IMAGE_SUFFIX)])
+
+    qkv, qk_norm = cut_heads(
+        layer("self_attn.q_proj{}", "self_attn.k_proj{}", "self_attn.v_proj{}", biased=True),
+        QKNorm(gain("self_attn.q_norm"), gain("self_attn.k_norm"), config.heads, config.kv_heads, config.eps),
+        parallel,
+    )
+    gate_up = layer("mlp{}.gate_proj", "mlp{}.up_proj")
+    return MoTLayer(
+        input_gain=gain("input_layernorm"),
+        qkv=qkv,
+        qk_norm=qk_norm,
+        o=cut_inputs(layer("self_attn.o_proj{}"), parallel),
+        post_gain=gain("post_attention_layernorm"),
+        gate_up=cut_outputs(gate_up, (config.intermediate, config.intermediate), parallel),
+        down=cut_inputs(layer("mlp{}.down_proj"), parallel),
+        eps=config.eps,
+        parallel=parallel,
+    )
