@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,11 +12,18 @@ from torch import Tensor
 import reference_impl
 from benchmarks.harness.inputs import WORK, Case, Work, arguments, in_blocks, problem, tensors_of
 from benchmarks.harness.records import Parity
-from reference_impl.contract import MoTOps
+from reference_impl import contract
+from reference_impl.contract import MoTOps, Route
 from reference_impl.tolerance import Closeness, judge, truth
 
 SUMS = {"gated_linear": 2, "gated_mlp": 3}
 """Sums behind one value of an op, where it is not one: gate times up is a product of two, and down adds those up."""
+
+UNQUANTISED = {"quantise_rows": "", "quantised_rms_norm": "rms_norm", "quantised_add_rms_norm": "add_rms_norm"}
+"""Ops that make QuantisedRows, and the op of what they quantise."""
+
+ROWS: tuple[type, ...] = (Tensor, getattr(contract, "QuantisedRows", Tensor))
+"""What an op may return. Commits from before there were quantised experts have tensors only."""
 
 
 def op_parity(ops: MoTOps, case: Case, dtype: torch.dtype, device: torch.device | str) -> list[Parity]:
@@ -46,12 +53,13 @@ def work_parity(ops: MoTOps, work: Work, case: Case, dtype: torch.dtype, device:
     )
 
 
-def prove(ops: MoTOps, op: str, inputs: tuple[Any, ...]) -> Closeness:
+def prove(ops: MoTOps, op: str, inputs: tuple[Any, ...], ordinary: Callable[..., Any] | None = None) -> Closeness:
     """Raise RuntimeError unless `ops` agrees with the reference on `inputs`, the arguments of `op`.
 
-    A benchmark calls it in its own process, on the inputs that it measures, before it measures.
+    ordinary: PyTorch's own way with the same arithmetic, where the reference's is more exact than what is judged: the
+    sums of fp8 tensor cores. A benchmark calls it in its own process, on what it measures, before it measures.
     """
-    found = compare(ops, op, inputs)
+    found = compare(ops, op, inputs, ordinary)
     if not found.ok:
         raise RuntimeError(
             f"{ops.name} {op} disagrees with the reference on {_described(inputs)}: worst {found.worst:.3g} (limit "
@@ -61,20 +69,46 @@ def prove(ops: MoTOps, op: str, inputs: tuple[Any, ...]) -> Closeness:
     return found
 
 
-def compare(ops: MoTOps, op: str, inputs: tuple[Any, ...]) -> Closeness:
+def compare(ops: MoTOps, op: str, inputs: tuple[Any, ...], ordinary: Callable[..., Any] | None = None) -> Closeness:
     """How close `ops` comes to the truth on `inputs`. Of an op with several results, the one closest to its limit."""
     specification = getattr(reference_impl.OPS, op)
     with torch.no_grad(), _exact_matmul():
         # The judged op runs first: what it left unwritten cannot be a result that the reference has freed.
         actual = _results(getattr(ops, op)(*inputs))
-        if wrong := [type(value).__name__ for value in actual if not isinstance(value, Tensor)]:
+        if wrong := [type(value).__name__ for value in actual if not isinstance(value, ROWS)]:
             raise TypeError(f"{ops.name} {op} returned {', '.join(wrong)} but must return tensors")
-        reference = _results(specification(*inputs))
+        reference = _results((ordinary or specification)(*inputs))
+        if op in UNQUANTISED:
+            return _compare_quantised(op, inputs, actual, reference)
         exact = _results(truth(specification, *inputs, dtype=reference[0].dtype))
     # No op adds up more terms than its longest row has: attention's weights average. The roundings of several sums
     # behind one value add up, as if one sum had that many squared times the terms.
     terms = max(tensor.shape[-1] for tensor in tensors_of(inputs) if tensor.is_floating_point()) * SUMS.get(op, 1) ** 2
-    found = [judge(*three, terms=terms) for three in zip(actual, reference, exact, strict=True)]
+    return _closest([judge(*three, terms=terms) for three in zip(actual, reference, exact, strict=True)])
+
+
+def _compare_quantised(
+    op: str, inputs: tuple[Any, ...], actual: tuple[Any, ...], reference: tuple[Any, ...]
+) -> Closeness:
+    """The same for an op that makes QuantisedRows: held to what they were quantised from, not to other codes."""
+    from reference_impl.tolerance import judge_quantised
+
+    route, scale = next(one for one in inputs if isinstance(one, Route)), inputs[-1]
+    scales = None if scale is None else torch.where(_is_text(route), scale[0], scale[1])
+    plain = getattr(reference_impl.OPS, UNQUANTISED[op]) if UNQUANTISED[op] else lambda x, _: x
+    exact = _results(truth(plain, *inputs[:-1], dtype=reference[-1].dtype))
+    sums = [judge(*three) for three in zip(actual[:-1], reference[:-1], exact[:-1], strict=True)]
+    return _closest([*sums, judge_quantised(actual[-1], reference[-1], exact[-1], scales)])
+
+
+def _is_text(route: Route) -> Tensor:
+    found = torch.zeros(route.n_rows, dtype=torch.bool, device=route.rows.device)
+    found[route.text_rows] = True
+    return found
+
+
+def _closest(found: list[Closeness]) -> Closeness:
+    """The one that comes closest to its limit, or is over it."""
     return max(found, key=lambda one: (not one.ok, _share(one.worst, one.limit_worst), _share(one.rms, one.limit_rms)))
 
 

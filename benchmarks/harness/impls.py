@@ -12,19 +12,21 @@ if typing.TYPE_CHECKING:
 REFERENCE, FUSED = "reference", "fused"
 
 
-def load_impl(spec: str, tiles: Path | None = None) -> MoTOps:
+def load_impl(spec: str, tiles: Path | None = None, accumulation: str | None = None) -> MoTOps:
     """The implementation that `spec` names, imported from wherever this process finds it.
 
-    spec   "reference", "fused" or "package.module:OPS", OPS being a MoTOps
-    tiles  a folder of tile tables that the fused implementation asks before its own
+    spec          "reference", "fused" or "package.module:OPS", OPS being a MoTOps
+    tiles         a folder of tile tables that the fused implementation asks before its own
+    accumulation  "fast" or "exact" sums of the fused implementation's fp8 products; None: as it likes
 
     Sets nothing global: whoever runs on a CPU has set TRITON_INTERPRET=1 before. Raises ValueError for a name that
     leads nowhere or to something else, and for tiles without the fused implementation.
     """
-    if tiles is not None and spec != FUSED:
-        raise ValueError(
-            f"tiles {tiles} were given with implementation {spec!r}; only {FUSED!r} reads them: --impl {FUSED}"
-        )
+    for name, given in (("tiles", tiles), ("accumulation", accumulation)):
+        if given is not None and spec != FUSED:
+            raise ValueError(
+                f"{name} {given} were given with implementation {spec!r}; only {FUSED!r} reads them: --impl {FUSED}"
+            )
     if spec == REFERENCE:
         import reference_impl
 
@@ -32,11 +34,12 @@ def load_impl(spec: str, tiles: Path | None = None) -> MoTOps:
     if spec == FUSED:
         import mot_impl
 
-        if tiles is None:
+        if tiles is None and accumulation is None:
             return typing.cast("MoTOps", mot_impl.OPS)
         from mot_impl.tiles import TileTable
 
-        return typing.cast("MoTOps", mot_impl.fused_ops(TileTable.load(tiles)))
+        sums: dict[str, typing.Any] = {} if accumulation is None else {"accumulation": accumulation}
+        return typing.cast("MoTOps", mot_impl.fused_ops(TileTable.load(tiles), **sums))
     return _third_party(spec)
 
 

@@ -125,6 +125,10 @@ WORK = (
 """Every op of the contract."""
 
 
+ROWWISE = ("rms_norm", "add_rms_norm", "quantise_rows", "quantised_rms_norm", "quantised_add_rms_norm")
+"""Ops that take whole rows, of the hidden width or, with a part, of that layer's input."""
+
+
 def arguments(work: Work, case: Case, dtype: torch.dtype, device: torch.device | str) -> tuple[Any, ...]:
     """The positional arguments of `work.op` for a case. Raises ValueError for an op that the contract lacks."""
     draw, shape = Draw(case, dtype, torch.device(device)), case.shape
@@ -136,6 +140,11 @@ def arguments(work: Work, case: Case, dtype: torch.dtype, device: torch.device |
         case "add_rms_norm":
             x = draw.x(shape.hidden)
             return x, draw.normal("other", *x.shape), draw.gain("gain", shape.hidden), draw.route(), EPS
+        case "quantise_rows":
+            return draw.x(_width(work, shape)), draw.route(), None
+        case "quantised_rms_norm" | "quantised_add_rms_norm":
+            unquantised = Work(work.op.removeprefix("quantised_"))
+            return (*arguments(unquantised, case, dtype, device), None)
         case "head_rms_norm":
             return draw.heads(shape.n_heads), draw.gain("gain", shape.head_dim), draw.route(), EPS
         case "rotary":
@@ -157,19 +166,45 @@ def arguments(work: Work, case: Case, dtype: torch.dtype, device: torch.device |
     raise ValueError(f"op {work.op!r} is not one of {', '.join(sorted({one.op for one in WORK}))}")
 
 
+def quantised(arguments_of_op: tuple[Any, ...], kind: Any) -> tuple[Any, ...]:
+    """The same arguments with every Experts in `kind`; of "fp8", the rows in front of them too, as one op's input.
+
+    Rows are quantised by the reference, before anything is measured. Raises ImportError where the packages that are
+    measured have no quantised experts.
+    """
+    if kind == "dense":
+        return arguments_of_op
+    from reference_impl.quantise import quantise, quantise_rows
+
+    made: list[Any] = [quantise(one, kind) if isinstance(one, Experts) else one for one in arguments_of_op]
+    route = next(one for one in made if isinstance(one, Route))
+    return (quantise_rows(made[0], route), *made[1:]) if kind == "fp8" else tuple(made)
+
+
 def problem(
-    work: Work, shape: Shape, dtype: torch.dtype, device: torch.device | str, image_first: bool = False
+    work: Work,
+    shape: Shape,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    image_first: bool = False,
+    kind: str = "dense",
 ) -> Problem:
-    """What to ask `MoTOps.describe_tile` about `work`; image_first is the route's."""
+    """What to ask `MoTOps.describe_tile` about `work`; image_first is the route's, kind that of the experts."""
     n, k = {
         "linear": lambda: shape.layer(work.part),
-        "rms_norm": lambda: (shape.hidden, shape.hidden),
-        "add_rms_norm": lambda: (shape.hidden, shape.hidden),
+        **dict.fromkeys(ROWWISE, lambda: (_width(work, shape), _width(work, shape))),
         "qk_norm_rotary": lambda: ((shape.n_heads + shape.n_kv_heads) * shape.head_dim, shape.head_dim),
         "gated_linear": lambda: (shape.intermediate, shape.hidden),
         "gated_mlp": lambda: (shape.intermediate, shape.hidden),
     }.get(work.op, lambda: (shape.n_heads * shape.head_dim, shape.head_dim))()
-    return Problem(work.op, shape.m, n, k, dtype, torch.empty(0, device=device).device, image_first)
+    # Commits from before there were quantised experts know no kind.
+    kinds: dict[str, Any] = {} if kind == "dense" else {"kind": kind}
+    return Problem(work.op, shape.m, n, k, dtype, torch.empty(0, device=device).device, image_first, **kinds)
+
+
+def _width(work: Work, shape: Shape) -> int:
+    """Of the rows of a ROWWISE op: those of the model, or those that the layer `part` reads."""
+    return shape.layer(work.part)[1] if work.part else shape.hidden
 
 
 def in_blocks(arguments_of_op: tuple[Any, ...]) -> bool:

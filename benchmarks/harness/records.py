@@ -392,6 +392,7 @@ class Clock:
     usual_mhz  SM clock of the warm-up, the median
     reasons    why the clock was held down, in words; empty where it was not
     discarded  how many samples do not count, by reason
+    others     other processes that computed on the device before or after; None where that could not be seen
     """
 
     usual_mhz: float
@@ -400,6 +401,7 @@ class Clock:
     power_w: list[float]
     reasons: list[str]
     discarded: dict[str, int]
+    others: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -550,17 +552,69 @@ FUSED, DENSE, GATHER = "fused", "dense", "gather/scatter"
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What the card does at best: a large product in flop/s, and a large copy in bytes/s, read and written."""
+    """What the card does at best: a large product in flop/s, and a large copy in bytes/s, read and written.
+
+    matrix is of the roofline's dtype, fp8 of 8-bit floats; None where that was not asked for.
+    """
 
     matrix: float
     copy: float
+    fp8: float | None = None
+
+    def rate(self, kind: str) -> float:
+        """flop/s of products with experts of this kind. Raises ValueError if that was not measured."""
+        if kind != "fp8":
+            return self.matrix
+        if self.fp8 is None:
+            raise ValueError("no fp8 product was measured on this card; measure the roofline again with --kind fp8")
+        return self.fp8
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where the time of a routed layer goes, in parts that add up: fused = arithmetic + all parts, and
+    fused / rival - 1 = (all parts - rival_beyond) / rival. Seconds, but where a name says otherwise.
+
+    blocks, tiles, pieces     thread blocks; tiles of the image rows; ranges of K that the last of them are cut into
+    longest_steps, mean_steps steps of K of the block with most, and of all blocks on average, padding left out
+    step_seconds, step_cycles how time grows with each step; the tensor cores need STEP_CYCLES. None: no clock was read
+    rival, rival_beyond       all rows through one expert, by its name in the samples; what it takes beyond arithmetic
+    mhz                       the SM clock, of fused and rival
+    text_bytes                the text expert's weights, which the rival does not read
+    cold_seconds              what image rows take beyond the same with weights that L2 holds, as far as it can
+    arithmetic                the image rows' products at the card's measured matrix rate
+    parts                     what fused takes beyond, by name (benchmarks/harness/explain.py)
+    samples                   of each variant of the launch
+    """
+
+    blocks: int
+    tiles: int
+    pieces: int
+    longest_steps: int
+    mean_steps: float
+    step_seconds: float
+    step_cycles: float | None
+    mhz: dict[str, float]
+    text_bytes: float
+    cold_seconds: float
+    arithmetic: float
+    parts: dict[str, float]
+    rival: str
+    rival_beyond: float
+    samples: dict[str, list[float]]
+
+
+STEP_CYCLES = 1024
+"""Cycles that Hopper's tensor cores need for a step of the kernels: 128 x 256 x 64 products in half precision, twice as
+many of 8-bit floats; 512 for each of two warpgroups."""
 
 
 @dataclass(frozen=True)
 class RooflinePoint:
     """One layer or op at one size. samples: seconds per call, by candidate, in the order of the rounds.
 
-    flops and bytes are the least that the fused way must do: every row times its expert, every operand once.
+    flops and bytes are the least that the fused way must do: every row times its expert, every operand once. kind is
+    the experts'.
     """
 
     m: int
@@ -570,6 +624,8 @@ class RooflinePoint:
     flops: float
     bytes: float
     samples: dict[str, list[float]]
+    kind: str = "dense"
+    explained: Explanation | None = None
 
     def median(self, candidate: str) -> float:
         """Seconds."""
@@ -577,7 +633,7 @@ class RooflinePoint:
 
     def floor(self, ceilings: Ceilings) -> float:
         """Seconds below which nothing can be: the larger of arithmetic and memory."""
-        return max(self.flops / ceilings.matrix, self.bytes / ceilings.copy)
+        return max(self.flops / ceilings.rate(self.kind), self.bytes / ceilings.copy)
 
 
 @dataclass(frozen=True)

@@ -10,22 +10,39 @@ import functools
 import statistics
 import typing
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from benchmarks.harness import clock, gate, inputs
+from benchmarks.harness import clock, gate, gpu_clock, inputs
+from benchmarks.harness import explain as explaining
 from benchmarks.harness.records import DENSE, FUSED, GATHER, Ceilings, RooflinePoint
 from benchmarks.harness.shapes import BAGEL, LAYERS, SHAPES, Shape
 
 if typing.TYPE_CHECKING:
     import torch
 
-    from reference_impl.contract import Experts, MoTOps, Route
+    from mot_impl.tiles import TileTable
+    from reference_impl.contract import Experts, MoTOps, Problem, Route
 
 COMPILED, SORTED, GROUPED = "dense, SiLU compiled", "two cuBLAS, sorted", "torch._grouped_mm"
 COPY = "copy"
 SIZES = SHAPES | {str(m): BAGEL.rows(m, m) for m in (1, 16, 64)}
 """The suite's, and rows of text only, as understanding has them."""
 
-MEMORY_OPS = ("rms_norm", "head_rms_norm", "add_rms_norm", "qk_norm_rotary")
+KINDS = ("dense", "fp8", "int8")
+"""Of experts, as the contract names them."""
+
+DEFAULT_SIZES = {kind: tuple(SHAPES)[1:] for kind in KINDS} | {"int8": ("1", "16", "64", *tuple(SHAPES)[1:])}
+"""BAGEL's pictures; of int8, whose claim is memory, the few rows of understanding too."""
+
+EXACT, UNQUANTISED = "fused, exact sums", "fused, dense experts"
+SCALED, SCALED_EXACT = "torch._scaled_mm, fast sums", "torch._scaled_mm, exact sums"
+
+MEMORY_OPS = {
+    "dense": ("rms_norm", "head_rms_norm", "add_rms_norm", "qk_norm_rotary"),
+    "fp8": ("quantise_rows", "quantise_rows/down", "quantised_rms_norm", "quantised_add_rms_norm"),
+    "int8": (),
+}
+"""By kind. quantise_rows/down: rows as wide as down reads them."""
 
 ROUNDS = 15
 MATRIX = 8192
@@ -38,91 +55,180 @@ def geometric_mean(ratios: Sequence[float]) -> float:
     return statistics.geometric_mean(ratios)
 
 
-def ceilings(dtype: torch.dtype) -> Ceilings:
-    """Measure both on the current CUDA device, on random data: zeros would run faster than any real data."""
+@dataclass(frozen=True)
+class Measured:
+    """What a roofline is measured of.
+
+    ops, dtype  the implementation, and the dtype of rows and dense weights
+    exact       the implementation with fp8 sums in float32 beside its fast ones; None: it has no choice
+    table       the tile table of `ops`, if launches are to be explained (benchmarks/harness/explain.py)
+    """
+
+    ops: MoTOps
+    dtype: torch.dtype
+    rounds: int = ROUNDS
+    exact: MoTOps | None = None
+    table: TileTable | None = None
+
+
+def ceilings(dtype: torch.dtype, kinds: Sequence[str] = ("dense",)) -> Ceilings:
+    """Measure them on the current CUDA device, on random data: zeros would run faster than any real data."""
     import torch
 
     a, b = (torch.randn(MATRIX, MATRIX, device="cuda", dtype=dtype) for _ in range(2))
     source = torch.randn(COPY_BYTES // 4, device="cuda")
     target = torch.empty_like(source)
-    found = interleaved({"matrix": [lambda: a @ b], "copy": [lambda: target.copy_(source)]}, ROUNDS)
-    matrix, copy = (statistics.median(found[name]) for name in ("matrix", "copy"))
-    return Ceilings(2 * MATRIX**3 / matrix, 2 * COPY_BYTES / copy)
+    calls: dict[str, list[clock.Call]] = {"matrix": [lambda: a @ b], "copy": [lambda: target.copy_(source)]}
+    if "fp8" in kinds:
+        a8, b8, one = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn), torch.ones((), device="cuda")
+        calls["fp8"] = [
+            lambda: torch._scaled_mm(a8, b8.t(), scale_a=one, scale_b=one, out_dtype=dtype, use_fast_accum=True)
+        ]
+    found = {name: statistics.median(seconds) for name, seconds in interleaved(calls, ROUNDS).items()}
+    flops = 2.0 * MATRIX**3
+    return Ceilings(
+        flops / found["matrix"], 2 * COPY_BYTES / found["copy"], flops / found["fp8"] if "fp8" in found else None
+    )
 
 
 def measure(
-    ops: MoTOps, sizes: Sequence[str], layers: Sequence[str], dtype: torch.dtype, rounds: int = ROUNDS
+    of: Measured, sizes: Sequence[str], layers: Sequence[str], limits: Ceilings, kind: str = "dense"
 ) -> Iterator[RooflinePoint]:
     """A point for each layer at each size (a name of SIZES), then the memory-bound ops at the last size.
 
-    Raises ValueError for an unknown name, RuntimeError if `ops` disagrees with the reference.
+    Raises ValueError for an unknown name, RuntimeError if the implementation disagrees with the reference.
     """
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
     for size in sizes:
         for layer in layers:
-            yield layer_point(ops, _shape(size), layer, dtype, rounds)
-    for op in MEMORY_OPS:
-        yield memory_point(ops, _shape(sizes[-1]), op, dtype, rounds)
+            yield layer_point(of, _shape(size), layer, limits, kind)
+    for op in MEMORY_OPS[kind]:
+        yield memory_point(of, _shape(sizes[-1]), op)
 
 
-def layer_point(ops: MoTOps, shape: Shape, layer: str, dtype: torch.dtype, rounds: int) -> RooflinePoint:
-    """One routed layer, rows sorted; qkv with bias and gate_up with SiLU(gate) * up, as BAGEL has them."""
+def layer_point(of: Measured, shape: Shape, layer: str, limits: Ceilings, kind: str = "dense") -> RooflinePoint:
+    """One routed layer, rows sorted; qkv with bias and gate_up with SiLU(gate) * up, as BAGEL has them.
+
+    Experts that are quantised are measured beside the same in `of.dtype`, fp8 rows quantised before.
+    """
     import torch
 
     if layer not in LAYERS:
         raise ValueError(f"layer {layer!r} is not one of {', '.join(LAYERS)}")
     work = inputs.Work("gated_linear") if layer == "gate_up" else inputs.Work("linear", layer)
-    case = inputs.bagel_case(shape)
     device = _device()
-    first = inputs.arguments(work, case, dtype, device)
-    gate.prove(ops, work.op, first)
+    dense = inputs.arguments(work, inputs.bagel_case(shape), of.dtype, device)
+    first = inputs.quantised(dense, kind)
+    for ops, ordinary in _judged(of, work.op, first, kind):
+        gate.prove(ops, work.op, first, ordinary)
     torch.cuda.empty_cache()
-    copies = _copies(first)
-    x, weight, route = first[0], first[1].weight, first[2]
-    calls = _ways(ops, work.op, [first, *(inputs.copied(first) for _ in range(copies - 1))])
-    n_out = weight.shape[1] // (2 if layer == "gate_up" else 1)
+    every = [first, *(inputs.copied(first) for _ in range(_copies(first) - 1))]
+    if kind == "dense":
+        calls = _ways(of.ops, work.op, every)
+    else:
+        calls = _quantised_ways(of, work.op, every, [dense, *(inputs.copied(dense) for _ in every[1:])])
+    x, experts, route = first
+    rows = x if isinstance(x, torch.Tensor) else x.values
+    problem = inputs.problem(work, shape, of.dtype, device, image_first=True, kind=kind)
+    launch = _explained(of, work.op, problem, route)
+    blocks = torch.cuda.get_device_properties(device).multi_processor_count
+    rival = SCALED if kind == "fp8" else DENSE
+    if launch is not None:
+        plan = launch.plan((route.n_text, route.n_image), problem.k, launch.tile.pieces, blocks)
+        calls |= launch.variants(every, explaining.pieces_of(plan))
+        if kind == "dense":
+            image = slice(0, route.n_image)
+            calls[explaining.DENSE_IMAGE] = [functools.partial(_dense, one[0][image], one[1], route) for one in every]
+    mhz: dict[str, list[int]] = {}
+    samples = interleaved(calls, of.rounds, mhz if launch is not None else None)
+    told = None
+    if launch is not None and rival in samples:
+        told = explaining.explain(launch, route, blocks, samples, mhz, limits, rival)
+    n, k = experts.n_out, experts.n_in
     used = sum(1 for rows in (route.n_text, route.n_image) if rows)
-    moved = x.numel() + weight[0].numel() * used + x.shape[0] * n_out
+    written = shape.m * (n // 2 if layer == "gate_up" else n) * of.dtype.itemsize
     return RooflinePoint(
         m=shape.m,
         n_text=shape.n_text,
         name=layer,
-        tile=ops.describe_tile(inputs.problem(work, shape, dtype, device, image_first=True)),
-        flops=2.0 * x.shape[0] * weight[0].numel(),
-        bytes=float(moved * x.element_size()),
-        samples=interleaved(calls, rounds),
+        tile=of.ops.describe_tile(problem),
+        flops=2.0 * shape.m * n * k,
+        bytes=float(rows.numel() * rows.itemsize + used * n * k * experts.weight.itemsize + written),
+        samples={name: found for name, found in samples.items() if name not in explaining.VARIANTS},
+        kind=kind,
+        explained=told,
     )
 
 
-def memory_point(ops: MoTOps, shape: Shape, op: str, dtype: torch.dtype, rounds: int) -> RooflinePoint:
+def _judged(
+    of: Measured, op: str, first: tuple[typing.Any, ...], kind: str
+) -> Iterator[tuple[MoTOps, Callable[..., object] | None]]:
+    """What to prove, each with PyTorch's way of the same arithmetic where that is not the reference's."""
+    ordinary = None
+    if kind == "fp8":
+        from benchmarks.harness import scaled_products
+
+        if scaled_products.can(first[0], first[1]):
+            ordinary = scaled_products.ordinary(op, "fast")
+    yield of.ops, ordinary
+    if kind == "fp8" and of.exact is not None:
+        yield of.exact, None
+
+
+def _explained(of: Measured, op: str, problem: Problem, route: Route) -> explaining.Launch | None:
+    """The launch whose parts are measured; None if that was not asked for, or of another kernel or no image rows."""
+    if of.table is None or not route.n_image:
+        return None
+    import mot_impl
+
+    return explaining.Launch.of(op, problem, of.table, mot_impl.fused_ops)
+
+
+def memory_point(of: Measured, shape: Shape, name: str) -> RooflinePoint:
     """An op that only moves bytes, beside a copy of as many."""
     import torch
 
-    case, work = inputs.bagel_case(shape), inputs.Work(op)
-    device = _device()
-    first = inputs.arguments(work, case, dtype, device)
-    gate.prove(ops, op, first)
+    op, _, part = name.partition("/")
+    work, device = inputs.Work(op, part), _device()
+    first = inputs.arguments(work, inputs.bagel_case(shape), of.dtype, device)
+    gate.prove(of.ops, op, first)
     every = [first, *(inputs.copied(first) for _ in range(_copies(first) - 1))]
-    results = getattr(ops, op)(*first)
-    # v of qk_norm_rotary is a view of the input: nothing is read or written for it.
-    given = {one.untyped_storage().data_ptr() for one in inputs.tensors_of(first)}
-    written = [
-        one
-        for one in (results if isinstance(results, tuple) else (results,))
-        if one.untyped_storage().data_ptr() not in given
-    ]
-    moved = sum(one.numel() * one.element_size() for one in written) * 2
-    sources = [torch.randn(moved // 2 // dtype.itemsize, device=device, dtype=dtype) for _ in every]
+    moved = _moved(op, first, getattr(of.ops, op)(*first))
+    sources = [torch.randn(moved // 2 // of.dtype.itemsize, device=device, dtype=of.dtype) for _ in every]
     calls: dict[str, list[clock.Call]] = {
-        FUSED: [functools.partial(getattr(ops, op), *arguments) for arguments in every],
+        FUSED: [functools.partial(getattr(of.ops, op), *arguments) for arguments in every],
         COPY: [functools.partial(torch.clone, source) for source in sources],
     }
-    tile = ops.describe_tile(inputs.problem(work, shape, dtype, device))
-    return RooflinePoint(shape.m, shape.n_text, op, tile, 0.0, float(moved), interleaved(calls, rounds))
+    tile = of.ops.describe_tile(inputs.problem(work, shape, of.dtype, device))
+    samples = interleaved(calls, of.rounds)
+    return RooflinePoint(shape.m, shape.n_text, name, tile, 0.0, float(moved), samples)
 
 
-def interleaved(candidates: dict[str, list[clock.Call]], rounds: int) -> dict[str, list[float]]:
-    """Seconds per call: one CUDA graph per candidate over all its calls, replayed in turn."""
+def _moved(op: str, arguments: tuple[typing.Any, ...], results: typing.Any) -> int:
+    """Bytes read and written. v of qk_norm_rotary is a view of the input: nothing is read or written for it."""
+    given = {one.untyped_storage().data_ptr() for one in inputs.tensors_of(arguments)}
+    written = sum(
+        one.numel() * one.element_size()
+        for one in inputs.tensors_of(results if isinstance(results, tuple) else (results,))
+        if one.untyped_storage().data_ptr() not in given
+    )
+    if not op.startswith("quantise"):
+        return 2 * written
+    rows = 2 if op == "quantised_add_rms_norm" else 1
+    return written + rows * int(arguments[0].numel()) * int(arguments[0].element_size())
+
+
+def interleaved(
+    candidates: dict[str, list[clock.Call]], rounds: int, mhz: dict[str, list[int]] | None = None
+) -> dict[str, list[float]]:
+    """Seconds per call: one CUDA graph per candidate over all its calls, replayed in turn.
+
+    mhz, if given, is filled with the SM clock at each sample, where it can be read.
+    """
     import torch
+
+    read = None if mhz is None else gpu_clock.watch()
 
     stream: typing.Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
@@ -135,9 +241,13 @@ def interleaved(candidates: dict[str, list[clock.Call]], rounds: int) -> dict[st
         samples: dict[str, list[float]] = {name: [] for name in graphs}
         for round_ in range(rounds + 2):
             for name, graph in graphs.items():
-                seconds = clock.replay_seconds(graph, 1) / len(candidates[name])
+                seen: list[int] = []
+                look = (lambda: None) if read is None else (lambda seen=seen: seen.append(read().sm_mhz))
+                seconds = clock.replay_seconds(graph, 1, look) / len(candidates[name])
                 if round_ >= 2:  # the first two warm up
                     samples[name].append(seconds)
+                    if mhz is not None:
+                        mhz.setdefault(name, []).extend(seen)
     return samples
 
 
@@ -181,6 +291,24 @@ def _ways(ops: MoTOps, op: str, every: list[tuple[typing.Any, ...]]) -> dict[str
         ways[GROUPED] = [_grouped(*one) for one in every]
     if op == "gated_linear":
         ways[COMPILED] = [functools.partial(_compiled_gated(), one[0], one[1].weight[1]) for one in every]
+    return ways
+
+
+def _quantised_ways(
+    of: Measured, op: str, every: list[tuple[typing.Any, ...]], dense: list[tuple[typing.Any, ...]]
+) -> dict[str, list[clock.Call]]:
+    """The same layer with quantised experts, with dense ones, and as PyTorch multiplies without routing."""
+    from benchmarks.harness import scaled_products
+
+    ways: dict[str, list[clock.Call]] = {FUSED: [functools.partial(getattr(of.ops, op), *one) for one in every]}
+    fp8 = every[0][1].kind == "fp8"
+    if fp8 and of.exact is not None:
+        ways[EXACT] = [functools.partial(getattr(of.exact, op), *one) for one in every]
+    ways[UNQUANTISED] = [functools.partial(getattr(of.ops, op), *one) for one in dense]
+    ways[DENSE] = [functools.partial(_dense, *one) for one in dense]
+    if fp8 and scaled_products.can(every[0][0], every[0][1]):
+        ways[SCALED] = [functools.partial(scaled_products.one_expert, one[0], one[1], "fast") for one in every]
+        ways[SCALED_EXACT] = [functools.partial(scaled_products.one_expert, one[0], one[1], "exact") for one in every]
     return ways
 
 

@@ -95,7 +95,7 @@ def hopper(point: Point, chip: Chip) -> list[Tile]:
     from mot_impl.tiles import HOPPER_TILE
 
     rows = point.n_text, point.m - point.n_text
-    n_tiles = math.ceil(point.n * point.accumulators / schedule.BLOCK_N)
+    n_tiles = math.ceil(point.n * point.accumulators / HOPPER_TILE.block_n)
     k_steps = math.ceil(point.k / HOPPER_TILE.block_k)
     turned = [
         HOPPER_TILE,

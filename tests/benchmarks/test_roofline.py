@@ -1,13 +1,16 @@
 """What `motbench roofline` makes of its samples, and what it refuses; the measuring itself needs a GPU."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.harness import records, roofline
-from motbench import roofline as command
+import reference_impl
+from benchmarks.harness import records, roofline, roofline_told
+from benchmarks.harness.shapes import LAYERS, SHAPES
 
 ROOT = Path(__file__).parents[2]
 LIMITS = records.Ceilings(matrix=800e12, copy=2e12)
@@ -59,7 +62,6 @@ def test_pytorchs_grouped_product_is_measured_where_it_has_one(monkeypatch, dtyp
     """On a CPU that looks like a GPU of that capability: nothing is launched."""
     import torch
 
-    import reference_impl
     from reference_impl.contract import Experts, Route
 
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
@@ -73,8 +75,10 @@ def test_pytorchs_grouped_product_is_measured_where_it_has_one(monkeypatch, dtyp
 
 def test_a_rival_that_was_not_measured_is_not_said_to_be_beaten():
     others = {name: [2.0] for name in (records.DENSE, records.GATHER, roofline.SORTED)}
-    told = command._summary([point(1, 1, fused=[1.0], **others)])
-    assert told.endswith("faster than gather/scatter, two cuBLAS, sorted at 1 of 1; torch._grouped_mm was not measured")
+    told = roofline_told.summary([point(1, 1, fused=[1.0], **others)])
+    assert told[0].endswith(
+        "faster than gather/scatter, two cuBLAS, sorted at 1 of 1; torch._grouped_mm was not measured"
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,10 +87,92 @@ def test_a_rival_that_was_not_measured_is_not_said_to_be_beaten():
 def test_an_unknown_name_is_refused(sizes, layers, wrong):
     import torch
 
-    import reference_impl
-
     with pytest.raises(ValueError, match=wrong):
-        next(roofline.measure(reference_impl.OPS, sizes, layers, torch.bfloat16))
+        next(roofline.measure(roofline.Measured(reference_impl.OPS, torch.bfloat16), sizes, layers, LIMITS))
+
+
+def test_an_unknown_kind_is_refused():
+    import torch
+
+    with pytest.raises(ValueError, match="kind 'int4' is not one of dense, fp8, int8"):
+        next(roofline.measure(roofline.Measured(reference_impl.OPS, torch.bfloat16), ["1026"], ["o"], LIMITS, "int4"))
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """A CPU in place of the GPU: every candidate runs once, and takes a second."""
+    import torch
+
+    def interleaved(candidates, rounds, mhz=None):
+        for calls in candidates.values():
+            assert calls[0]() is not None
+        return {name: [1.0] for name in candidates}
+
+    monkeypatch.setattr(roofline, "interleaved", interleaved)
+    monkeypatch.setattr(roofline, "_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(roofline, "_copies", lambda first: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=132))
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    return roofline.Measured(reference_impl.OPS, torch.bfloat16, exact=reference_impl.OPS)
+
+
+SMALL = SHAPES["small"]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(
+    ("kind", "ways"),
+    [
+        ("dense", {"fused", "dense", "gather/scatter", "two cuBLAS, sorted"}),
+        ("fp8", {"fused", roofline.EXACT, roofline.UNQUANTISED, "dense"}),
+        ("int8", {"fused", roofline.UNQUANTISED, "dense"}),
+    ],
+)
+def test_a_kind_is_measured_against_dense_experts(ran, layer, kind, ways):
+    found = roofline.layer_point(ran, SMALL, layer, LIMITS, kind)
+    assert (found.kind, found.samples.keys() - {roofline.COMPILED}) == (kind, ways)
+
+
+def test_quantised_weights_are_counted_with_one_byte(ran):
+    found = {kind: roofline.layer_point(ran, SMALL, "o", LIMITS, kind).bytes for kind in ("dense", "fp8", "int8")}
+    n, k = SMALL.layer("o")
+    assert (found["dense"] - found["int8"], found["int8"] - found["fp8"]) == (2 * n * k, SMALL.m * k)
+
+
+@pytest.mark.parametrize("name", [name for names in roofline.MEMORY_OPS.values() for name in names])
+def test_every_op_that_moves_bytes_is_measured_beside_a_copy(ran, name):
+    assert roofline.memory_point(ran, SMALL, name).samples.keys() == {"fused", "copy"}
+
+
+def test_quantising_reads_two_bytes_and_writes_one_and_a_scale(ran):
+    found = roofline.memory_point(ran, SMALL, "quantise_rows")
+    assert found.bytes == SMALL.m * (3 * SMALL.hidden + 4)
+
+
+def test_an_implementation_that_disagrees_is_not_measured(ran):
+    wrong = dataclasses.replace(reference_impl.OPS, name="wrong", linear=lambda x, experts, route: x.values.bfloat16())
+    with pytest.raises(RuntimeError, match="wrong linear disagrees"):
+        roofline.layer_point(dataclasses.replace(ran, ops=wrong), SMALL, "o", LIMITS, "fp8")
+
+
+def test_the_fp8_floor_is_that_of_the_fp8_rate():
+    fp8 = dataclasses.replace(point(1600e6, 1.0), kind="fp8")
+    assert fp8.floor(records.Ceilings(800e12, 2e12, 1600e12)) == pytest.approx(1e-6)
+
+
+def test_the_fp8_floor_needs_the_fp8_rate():
+    with pytest.raises(ValueError, match="measure the roofline again with --kind fp8"):
+        dataclasses.replace(point(1.0, 1.0), kind="fp8").floor(LIMITS)
+
+
+def test_each_kind_is_told_by_size_against_dense_experts_and_pytorch():
+    samples = {"fused": [1.0], roofline.EXACT: [1.5], roofline.UNQUANTISED: [1.8], roofline.SCALED: [1.2]}
+    found = [dataclasses.replace(point(1, 1, **samples), kind="fp8", m=m) for m in (4098, 8208)]
+    assert roofline_told.summary(found) == [
+        "fp8, fused: 1.800 times as fast as fused, dense experts (4098: 1.800, 8208: 1.800)",
+        "fp8, fused: 1.200 times as fast as torch._scaled_mm, fast sums (4098: 1.200, 8208: 1.200)",
+        "fp8, fused, exact sums: 1.200 times as fast as fused, dense experts (4098: 1.200, 8208: 1.200)",
+    ]
 
 
 def test_without_a_gpu_the_command_says_so():
