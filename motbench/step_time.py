@@ -10,6 +10,7 @@ import typer
 if typing.TYPE_CHECKING:
     from benchmarks.harness.records import Ceilings
     from benchmarks.harness.step_time import StepPoint
+    from reference_impl.contract import Kind
 
 Opt = typer.Option
 RESULTS = Path("results/step")
@@ -21,6 +22,9 @@ def step_time(
     ] = None,
     against: typing.Annotated[
         list[str] | None, Opt(help="dense, gather or sorted, each compiled and graphed; may be repeated; default: all")
+    ] = None,
+    quantise: typing.Annotated[
+        list[str] | None, Opt(metavar="KIND", help="fp8 or int8: measure its fused step beside; may be repeated")
     ] = None,
     impl: typing.Annotated[str, Opt(help="fused, reference or package.module:OPS")] = "fused",
     dtype: typing.Annotated[str, Opt(help="bfloat16 or float16")] = "bfloat16",
@@ -47,9 +51,12 @@ def step_time(
     sizes = size or [1026, 4098]
     if wrong := [m for m in sizes if m not in step_time.SIZES]:
         raise ValueError(f"size {wrong[0]} is not one of {', '.join(map(str, step_time.SIZES))}")
+    kinds = list(dict.fromkeys(quantise or []))
+    if wrong_kinds := sorted(set(kinds) - {"fp8", "int8"}):
+        raise ValueError(f"kind {wrong_kinds[0]!r} is not one of fp8, int8")
     options = f"--impl {impl} --dtype {dtype} --layers {layers} --rounds {rounds}"
     options += "".join(f" --size {m}" for m in sizes) + "".join(f" --against {way}" for way in asked)
-    options += f" --tiles {tiles}" if tiles else ""
+    options += "".join(f" --quantise {kind}" for kind in kinds) + (f" --tiles {tiles}" if tiles else "")
     provenance = environment.made_by(f"motbench step-time {options}")
     kept = json or RESULTS / f"{provenance.created[:19].replace(':', '')}.json"
     limits = roofline.ceilings(precision)
@@ -60,10 +67,13 @@ def step_time(
     print(f"weights of {layers} layers: {torch.cuda.memory_allocated() / 2**30:.1f} GiB", flush=True)
     points: dict[int, StepPoint] = {}
     with torch.no_grad():
-        for point in step_time.measure(model, sizes, rounds, named):
+        others = {kind: synthetic.quantised(model, typing.cast("Kind", kind)) for kind in kinds}
+        for point in step_time.measure(model, sizes, rounds, named, others):
             points[point.m] = point
             write_json(kept, step_time.StepTimes(provenance, dtype, layers, limits, list(points.values())))
             print(_line(point, limits), flush=True)
+            for kind in point.quantised:
+                print(_quantised_line(point, kind), flush=True)
     print(f"record: {kept}")
 
 
@@ -81,4 +91,18 @@ def _line(point: StepPoint, limits: Ceilings) -> str:
         f"busy {point.busy / point.span if point.span else float('nan'):.1%}, peak {point.peak_bytes / 2**30:.2f} GiB "
         f"of which weights {point.weights_bytes / 2**30:.2f}, reserved {point.reserved_bytes / 2**30:.2f}, "
         f"error {point.errors['fused']:.2g} (reference {point.errors['reference']:.2g}) | {' | '.join(others)}"
+    )
+
+
+def _quantised_line(point: StepPoint, kind: str) -> str:
+    """`  fp8: 14.9 ms, 1.55 times as fast, ...`: against the fused step of the same rounds whose layers are dense."""
+    from benchmarks.harness.step_time import FUSED, fused_name
+
+    one, dense, ours = point.quantised[kind], point.median(FUSED), point.median(fused_name(kind))
+    return (
+        f"  {kind}: {ours * 1e3:.2f} ms, {dense / ours:.3f} times as fast as {point.m} dense rows, busy "
+        f"{one.busy / one.span if one.span else float('nan'):.1%}, linear layers {one.linear_bytes / 1e9:.1f} of "
+        f"{point.linear_bytes / 1e9:.1f} GB, {one.errors[FUSED]:.2g} from the same codes in float32 (reference "
+        f"{one.errors['reference']:.2g}), {one.truth:.2g} from the truth (reference {one.truth_of_reference:.2g}, "
+        f"dense {point.errors[FUSED]:.2g})"
     )

@@ -2,7 +2,8 @@
 
 Weights, contexts and latents are seeded and random. All candidates of a size are measured in turn on the same data, so
 that clocks move all of them alike. No number is returned before the fused step's velocities have been held against a
-truth in float32, and a replay of its graph against the first call, bit for bit.
+truth in float32, and a replay of its graph against the first call, bit for bit. Steps of the same layers quantised are
+measured in the same rounds: held to the same codes in float32, their error against the weights as they were is told.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import functools
 import gc
 import statistics
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -29,11 +30,13 @@ from bagel.transformer import Context
 from benchmarks.harness import clock
 from benchmarks.harness.baselines import Baseline, Way
 from benchmarks.harness.impls import said
+from benchmarks.harness.inputs import size_in_bytes
 from benchmarks.harness.records import Ceilings, Provenance
 from benchmarks.harness.storing import storing
 from benchmarks.harness.synthetic import Draw
-from reference_impl.contract import MoTOps
-from reference_impl.tolerance import FACTOR, truth, truth_dtype
+from reference_impl import contract
+from reference_impl.contract import Experts, MoTOps
+from reference_impl.tolerance import FACTOR, truth_dtype
 
 P = typing.ParamSpec("P")
 
@@ -60,6 +63,11 @@ COMPILED: dict[str, Way] = {
 EAGER = "gather/scatter, eager"
 
 
+def fused_name(kind: str) -> str:
+    """The fused step over layers of this kind, among the candidates: `fused, fp8`."""
+    return FUSED if kind == "dense" else f"{FUSED}, {kind}"
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One kernel of a step: how often it ran and for how many seconds."""
@@ -69,13 +77,33 @@ class Kernel:
     seconds: float
 
 
+@dataclass(frozen=True)
+class QuantisedStep:
+    """The fused step over quantised layers of one kind.
+
+    linear_bytes         of all routed linear layers
+    errors               relative L2 of velocities against the same codes in float32: fused and reference
+    truth, truth_of_reference  the same against the weights as they were, in float32: what quantising costs
+    kernels, span, busy  as StepPoint has them
+    """
+
+    linear_bytes: int
+    errors: dict[str, float]
+    truth: float
+    truth_of_reference: float
+    kernels: list[Kernel]
+    span: float
+    busy: float
+
+
 @dataclass
 class StepPoint:
     """One size. samples: candidate -> seconds of one step; failed: candidate -> why it has none.
 
     errors            relative L2 of velocities against the truth
     flops             of all rows through one expert, and attention
-    weights_bytes     of the whole model; cache_bytes: keys and values of the step
+    weights_bytes     of the whole model, and of its quantised twins; cache_bytes: keys and values of the step
+    linear_bytes      of all routed linear layers, not quantised
     peak_bytes        allocated at most while a step is made ready and made; reserved_bytes: what PyTorch then holds
     kernels           of one replay of the fused step, longest first
     span, busy        seconds from the first kernel to the last, and for how many of them one ran
@@ -94,6 +122,8 @@ class StepPoint:
     kernels: list[Kernel] = field(default_factory=list)
     span: float = 0.0
     busy: float = 0.0
+    linear_bytes: int = 0
+    quantised: dict[str, QuantisedStep] = field(default_factory=dict)
 
     def median(self, candidate: str) -> float:
         """Seconds."""
@@ -134,13 +164,28 @@ def random_context(model: Bagel, rows: int, seed: int) -> Context:
 
 
 def true_model(model: Bagel) -> Bagel:
-    """The reference in float32 over the same weights, widened layer by layer; keys and values are kept as they are."""
-    ops, dtype = reference_impl.OPS, model.transformer.dtype
+    """The reference in float32 over the same weights, widened layer by layer; keys and values are kept as they are.
+
+    Quantised layers keep their codes and quantise their input: what is exact is the arithmetic between.
+    """
+    ops, dtype = reference_impl.OPS, truth_dtype(model.transformer.dtype)
     names = {field.name for field in dataclasses.fields(ops)} - {"name", "describe_tile"}
-    wide: dict[str, typing.Any] = {name: functools.partial(truth, getattr(ops, name), dtype=dtype) for name in names}
+    wide: dict[str, typing.Any] = {name: functools.partial(_widely, getattr(ops, name), dtype) for name in names}
     wide["qk_norm_rotary"] = storing(wide["qk_norm_rotary"])
-    latents = copy.deepcopy(model.latents).to(truth_dtype(dtype))
+    latents = copy.deepcopy(model.latents).to(dtype)
     return dataclasses.replace(with_ops(model, dataclasses.replace(ops, **wide)), latents=latents)
+
+
+def _widely(op: Callable[..., typing.Any], dtype: torch.dtype, *args: typing.Any) -> typing.Any:
+    return op(*(_wide(arg, dtype) for arg in args))
+
+
+def _wide(value: typing.Any, dtype: torch.dtype) -> typing.Any:
+    """The argument of an op in `dtype`, codes as they are. Commits from before there were any have no scales."""
+    rows: typing.Any = getattr(contract, "QuantisedRows", ())
+    if isinstance(value, Experts) and getattr(value, "scale", None) is not None:
+        return dataclasses.replace(value, bias=contract.upcast(value.bias, dtype))
+    return dataclasses.replace(value, dtype=dtype) if isinstance(value, rows) else contract.upcast(value, dtype)
 
 
 def with_ops(model: Bagel, ops: MoTOps) -> Bagel:
@@ -191,39 +236,87 @@ def distance(truly: Tensor, ours: Tensor) -> float:
 
 def prove(step: Step, ours: Callable[[], Tensor]) -> dict[str, float]:
     """Errors against the truth. Raises RuntimeError if ours is over twice the reference's, or a later call differs."""
+    return errors_of(_proven(step, ours))
+
+
+class Proven(typing.NamedTuple):
+    """Velocities of a step that has passed: of the truth, of the reference and ours."""
+
+    exact: Tensor
+    reference: Tensor
+    ours: Tensor
+
+
+def errors_of(proven: Proven) -> dict[str, float]:
+    """Relative L2 against the truth."""
+    return {"reference": distance(proven.exact, proven.reference), FUSED: distance(proven.exact, proven.ours)}
+
+
+def _proven(step: Step, ours: Callable[[], Tensor]) -> Proven:
     exact = step.call(true_model(step.model), None)()
     reference = step.call(with_ops(step.model, reference_impl.OPS), None)()
     calls = [ours() for _ in range(3)]  # as it is, captured and replayed, replayed
-    errors = {"reference": distance(exact, reference), FUSED: distance(exact, calls[0])}
+    proven = Proven(exact, reference, calls[0])
+    errors = errors_of(proven)
     if not all(torch.equal(calls[0], later) for later in calls[1:]):
         apart = max(distance(calls[0], later) for later in calls[1:])
         raise RuntimeError(f"a replay of the step is {apart:.3g} from its first call (relative L2); it must be equal")
     if not errors[FUSED] <= FACTOR * errors["reference"]:
         raise RuntimeError(f"the step is {errors[FUSED]:.3g} from the truth, the reference {errors['reference']:.3g}")
-    return errors
+    return proven
 
 
-def measure(model: Bagel, sizes: Sequence[int], rounds: int, ways: Sequence[str]) -> Iterator[StepPoint]:
+def linear_bytes(model: Bagel) -> int:
+    """The memory of all routed linear layers: what quantising makes smaller."""
+    layers = model.transformer.layers
+    return size_in_bytes(tuple((layer.qkv, layer.o, layer.gate_up, layer.down) for layer in layers))
+
+
+def quantised_step(step: Step, truth: Tensor, fused: Callable[[], Tensor]) -> QuantisedStep:
+    """`step` over a quantised model, computed by `fused`; truth: its velocities over the weights as they were.
+
+    Raises RuntimeError if the step is over twice as far as the reference from the same codes in float32, or from the
+    truth, or if a later call differs.
+    """
+    proven = _proven(step, fused)
+    ours, reference = distance(truth, proven.ours), distance(truth, proven.reference)
+    if not ours <= FACTOR * reference:
+        raise RuntimeError(f"the quantised step is {ours:.3g} from the truth, the reference {reference:.3g}")
+    return QuantisedStep(linear_bytes(step.model), errors_of(proven), ours, reference, *profiled(fused))
+
+
+def measure(
+    model: Bagel, sizes: Sequence[int], rounds: int, ways: Sequence[str], quantised: Mapping[str, Bagel] | None = None
+) -> Iterator[StepPoint]:
     """Each size twice: the fused step alone, then beside the ways, whose compilation takes longer than all the rest.
 
-    Raises RuntimeError for a step that is wrong.
+    quantised: kind -> the model with quantised layers. Raises RuntimeError for a step that is wrong.
     """
     weights_bytes = torch.cuda.memory_allocated()
     for m in sizes:
-        yield from _measure_size(model, m, rounds, ways, weights_bytes)  # its end lets go of its graphs
+        point = StepPoint(m, CONTEXT, flops_of(model, m, CONTEXT, SIZES[m].pictures), weights_bytes)
+        point.linear_bytes = linear_bytes(model)
+        yield from _measure_size(model, point, rounds, ways, quantised or {})  # its end lets go of its graphs
 
 
-def _measure_size(model: Bagel, m: int, rounds: int, ways: Sequence[str], weights_bytes: int) -> Iterator[StepPoint]:
-    grid, pictures = SIZES[m]
+def _measure_size(
+    model: Bagel, point: StepPoint, rounds: int, ways: Sequence[str], quantised: Mapping[str, Bagel]
+) -> Iterator[StepPoint]:
+    grid, pictures = SIZES[point.m]
     step = Step.of(model, grid, pictures=pictures)
-    point = StepPoint(m, CONTEXT, flops_of(model, m, CONTEXT, pictures), weights_bytes)
     _measure_memory(step, point)
-    graphs = Graphs(2)
+    graphs = Graphs(2 + len(quantised))
     fused = step.call(model, graphs)
-    point.errors = prove(step, fused)
+    proven = _proven(step, fused)
+    point.errors = errors_of(proven)
     torch.cuda.empty_cache()
     calls = {FUSED: fused, GUIDED: step.call(model, graphs, guided=True)}
     point.kernels, point.span, point.busy = profiled(fused)
+    for kind, other in quantised.items():
+        name = fused_name(kind)
+        calls[name] = step.call(other, graphs)
+        point.quantised[kind] = quantised_step(dataclasses.replace(step, model=other), proven.exact, calls[name])
+        torch.cuda.empty_cache()
     point.samples = interleaved(calls, 3)
     yield point
     calls[EAGER] = flashed(step.baseline("gather", compiled=False))

@@ -16,11 +16,23 @@ from bagel.layers import MoTLayer
 from bagel.model import Bagel
 from bagel.step import Graphs
 from bagel.tokenizer import Tokenizer
+from benchmarks.harness import step_time
 from benchmarks.harness.baselines import Way
 from benchmarks.harness.environment import repository_root
-from benchmarks.harness.step_time import SIZES, Step, captured, distance, flops_of, prove, with_ops
-from benchmarks.harness.synthetic import BAGEL_7B, LATENT_SIDE, TWIN, random_bagel, with_layers
-from reference_impl.contract import IMAGE, Experts
+from benchmarks.harness.step_time import (
+    SIZES,
+    Step,
+    captured,
+    distance,
+    flops_of,
+    linear_bytes,
+    prove,
+    quantised_step,
+    true_model,
+    with_ops,
+)
+from benchmarks.harness.synthetic import BAGEL_7B, LATENT_SIDE, TWIN, quantised, random_bagel, with_layers
+from reference_impl.contract import IMAGE, Experts, QuantisedRows, Route
 
 GRID = Grid(3, 5)
 REORDERED = 1e-12
@@ -116,6 +128,54 @@ def test_a_step_that_differs_from_call_to_call_is_refused(half: Step) -> None:
     calls = iter(torch.randn(3, GRID.n_tokens, 64))
     with pytest.raises(RuntimeError, match="a replay of the step is"):
         prove(half, lambda: next(calls))
+
+
+@pytest.fixture(scope="module", params=["fp8", "int8"])
+def quantised_half(half: Step, request: pytest.FixtureRequest) -> Step:
+    return replace(half, model=quantised(half.model, request.param))
+
+
+@pytest.fixture
+def unprofiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_time, "profiled", lambda _: ([], 0.0, 0.0))
+
+
+@pytest.fixture(scope="module")
+def truth(half: Step) -> Tensor:
+    with torch.no_grad():
+        return half.call(true_model(half.model), None)()
+
+
+@pytest.mark.usefixtures("unprofiled")
+def test_a_quantised_step_is_held_to_its_codes_and_told_from_the_truth(quantised_half: Step, truth: Tensor) -> None:
+    found = quantised_step(quantised_half, truth, quantised_half.call(quantised_half.model, Graphs(1)))
+    assert 1e-3 < found.errors["reference"] < 0.05
+    assert found.errors["fused"] == found.errors["reference"]
+    assert 0.005 < found.truth == found.truth_of_reference < 0.2
+
+
+@pytest.mark.usefixtures("unprofiled")
+@pytest.mark.parametrize("columns", [slice(16, None), slice(None, -16)], ids=["first", "last"])
+def test_a_quantised_step_that_loses_a_part_of_k_is_refused(
+    quantised_half: Step, truth: Tensor, columns: slice
+) -> None:
+    def lossy(x: Any, experts: Experts, route: Route) -> Tensor:
+        values = x.values[:, columns] if isinstance(x, QuantisedRows) else x[:, columns]
+        x = replace(x, values=values) if isinstance(x, QuantisedRows) else values
+        return reference_impl.OPS.linear(x, replace(experts, weight=experts.weight[..., columns]), route)
+
+    wrong = with_ops(quantised_half.model, replace(reference_impl.OPS, linear=lossy))
+    with pytest.raises(RuntimeError, match=r"the step is 0\.\d+ from the truth, the reference 0\.\d+"):
+        quantised_step(quantised_half, truth, quantised_half.call(wrong, None))
+
+
+def test_quantising_halves_the_memory_of_linear_layers(half: Step, quantised_half: Step) -> None:
+    share = linear_bytes(quantised_half.model) / linear_bytes(half.model)
+    assert 0.5 < share < 0.51  # scales, and biases as they were
+
+
+def test_quantised_layers_share_all_other_weights(half: Step, quantised_half: Step) -> None:
+    assert quantised_half.model.transformer.embedding is half.model.transformer.embedding
 
 
 def test_a_guidance_branch_doubles_the_rows(half: Step) -> None:
