@@ -143,7 +143,9 @@ def sound(line: Timing) -> bool:
 
 
 def counted(by_round: dict[int, dict[str, Timing]]) -> list[dict[str, Timing]]:
-    """The whole rounds of one series by side, in order; without those that ran far below the clock of the others."""
+    """The whole rounds of one series by side, in order; without those that ran far below the clock of the others, and
+    those in which another process was on the GPU for some sides and not for all.
+    """
     every = [line for sides in by_round.values() for line in sides.values()]
     usual = statistics.median([line.clock.usual_mhz for line in every if line.clock] or [0.0])
     return [
@@ -151,7 +153,13 @@ def counted(by_round: dict[int, dict[str, Timing]]) -> list[dict[str, Timing]]:
         for _, sides in sorted(by_round.items())
         if len(sides) == 3
         and not any(line.clock and line.clock.usual_mhz < SLOW_CLOCK * usual for line in sides.values())
+        and len({shared(line) for line in sides.values()}) == 1
     ]
+
+
+def shared(line: Timing) -> bool:
+    """Whether another process was seen on the GPU while this one measured."""
+    return bool(line.clock and line.clock.others)
 
 
 def _rounds(by_round: dict[int, dict[str, Timing]], profile: str) -> Rounds:
@@ -268,7 +276,8 @@ def _decision(rounds: Rounds, judged: _Pair, smallest: float) -> Decision:
             f"{reason}, but {cycles} in cycles: the clock changed, not the kernel; run again",
         )
     if rounds.dropped:
-        reason += f"; {rounds.dropped} rounds miss a side, or ran at a lower clock, and do not count"
+        why = "miss a side, ran at a lower clock, or shared the GPU on some sides"
+        reason += f"; {rounds.dropped} rounds {why}, and do not count"
     return Decision(
         rounds.series,
         status,

@@ -229,6 +229,12 @@ def _lines(folder: Path, asked: Asked) -> tuple[list[Timing], list[str]]:
         damage.append(f"{len(lines) - len(own)} records are of another machine, commit or protocol and do not count")
     if unsound := sum(not decide.sound(line) for line in own):
         damage.append(f"records without a possible time, or a clock, for every sample: {unsound}; they do not count")
+    if seen := [line for line in own if decide.shared(line)]:
+        names = sorted({name for line in seen if line.clock for name in line.clock.others or ()})
+        damage.append(
+            f"another process was on the GPU in {len(seen)} of {len(own)} processes ({', '.join(names[:3])}): rounds "
+            "that only some sides shared with it do not count, and the others may be off; end it and run again"
+        )
     return own, damage
 
 

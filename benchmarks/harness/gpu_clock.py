@@ -7,19 +7,19 @@ clocks are not measured, and the record says so by having none.
 A sample counts unless the GPU was slowed by heat, by its power brake or by a fault, or its clock was far below the
 usual one: the median of what the warm-up showed. The power limit alone discards nothing: large matrix products run at
 it for good, and their clock, which it lowers, is recorded.
+
+Before the first sample and after the last, other processes that compute on the device are looked for.
 """
 
 from __future__ import annotations
 
-import importlib
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from benchmarks.harness import clock
+from benchmarks.harness import clock, nvml
 from benchmarks.harness.clock import Cache, Call, Rule
 from benchmarks.harness.records import Clock
 
@@ -59,27 +59,22 @@ Watch = Callable[[], Reading]
 
 def watch() -> Watch | None:
     """What reads the current CUDA device; None where it cannot be read."""
-    try:
-        nvml: Any = importlib.import_module("pynvml")
-    except ImportError:
+    found = nvml.opened()
+    if found is None:
         return None
-    import torch
+    library, handle = found
+
+    def read() -> Reading:
+        return Reading(
+            library.nvmlDeviceGetClockInfo(handle, library.NVML_CLOCK_SM),
+            library.nvmlDeviceGetTemperature(handle, library.NVML_TEMPERATURE_GPU),
+            library.nvmlDeviceGetPowerUsage(handle) / 1000,
+            library.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
+        )
 
     try:
-        nvml.nvmlInit()
-        uuid = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
-        handle = nvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
-
-        def read() -> Reading:
-            return Reading(
-                nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-                nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-                nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-                nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
-            )
-
         read()
-    except (nvml.NVMLError, AttributeError):  # no driver, no permission, or a torch that does not know the device's id
+    except (library.NVMLError, AttributeError):  # a card, a container or a library that does not tell
         return None
     return read
 
@@ -90,6 +85,7 @@ def measure(calls: Sequence[Call], cache: Cache, rule: Rule = clock.GPU_RULE) ->
     if read is None:
         return clock.measure_gpu(calls, cache, rule), None
     with clock.replayed(calls, cache) as (graph, repeat):
+        before = nvml.others()
         warm: list[Reading] = []
         start = time.perf_counter()
         while time.perf_counter() - start < clock.WARM_UP or not warm:
@@ -100,7 +96,14 @@ def measure(calls: Sequence[Call], cache: Cache, rule: Rule = clock.GPU_RULE) ->
             seconds = clock.replay_seconds(graph, 1, lambda: seen.append(read())) / repeat
             return seconds, seen[0]
 
-        return take(sample, warm, rule)
+        samples, seen = take(sample, warm, rule)
+        return samples, replace(seen, others=joined(before, nvml.others()))
+
+
+def joined(*looks: list[str] | None) -> list[str] | None:
+    """Everybody whom any look saw; None if none of them could see."""
+    seen = [look for look in looks if look is not None]
+    return sorted({name for look in seen for name in look}) if seen else None
 
 
 def why_discarded(reading: Reading, usual_mhz: float) -> str:

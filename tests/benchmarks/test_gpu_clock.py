@@ -1,6 +1,7 @@
 """Which samples count, from readings as an H100 gives them."""
 
 import itertools
+import sys
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -67,7 +68,7 @@ def test_a_gpu_that_stays_slowed_is_no_measurement() -> None:
 
 
 def test_without_the_package_the_clock_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(gpu_clock.importlib.sys.modules, "pynvml", None)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # type: ignore[arg-type]
     assert gpu_clock.watch() is None
 
 
