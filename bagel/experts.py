@@ -60,6 +60,13 @@ class Precision:
                 name,
                 kind,
             )
+            scale = scale_name(name)
+            require(
+                files.dtypes.get(scale, "F32") == "F32",
+                "{} is {} but must be F32; quantise the original again",
+                scale,
+                files.dtypes.get(scale),
+            )
         stored = stored or "dense"
         require(
             stored == "dense" or quantise in (None, stored),
