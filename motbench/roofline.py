@@ -60,7 +60,7 @@ def roofline(
 
 
 def _measured(impl: str, dtype: str, tiles: Path | None, rounds: int, explain: bool) -> Measured:
-    """What to measure; for fused, its other accumulation too, and the tile table if launches are explained."""
+    """What to measure; of fused, its other accumulation and the rule's tiles too, and the table, to explain launches."""
     from benchmarks.harness.impls import FUSED, load_impl
     from benchmarks.harness.roofline import Measured
     from motbench.implementation import resolve
@@ -70,10 +70,11 @@ def _measured(impl: str, dtype: str, tiles: Path | None, rounds: int, explain: b
         if explain:
             raise ValueError(f"--explain knows the launches of --impl fused only, not of {impl}")
         return Measured(ops, precision, rounds)
+    import mot_impl
     from mot_impl.tiles import TileTable
 
     table = TileTable.load(tiles) if explain else None
-    return Measured(ops, precision, rounds, load_impl(impl, tiles, "exact"), table)
+    return Measured(ops, precision, rounds, load_impl(impl, tiles, "exact"), mot_impl.fused_ops(TileTable()), table)
 
 
 def _asked(kinds: list[str], impl: str, dtype: str, rounds: int, tiles: Path | None, explain: bool) -> str:

@@ -34,7 +34,7 @@ KINDS = ("dense", "fp8", "int8")
 DEFAULT_SIZES = {kind: tuple(SHAPES)[1:] for kind in KINDS} | {"int8": ("1", "16", "64", *tuple(SHAPES)[1:])}
 """BAGEL's pictures; of int8, whose claim is memory, the few rows of understanding too."""
 
-EXACT, UNQUANTISED = "fused, exact sums", "fused, dense experts"
+EXACT, UNQUANTISED, RULE = "fused, exact sums", "fused, dense experts", "fused, the rule's tile"
 SCALED, SCALED_EXACT = "torch._scaled_mm, fast sums", "torch._scaled_mm, exact sums"
 
 MEMORY_OPS = {
@@ -61,6 +61,7 @@ class Measured:
 
     ops, dtype  the implementation, and the dtype of rows and dense weights
     exact       the implementation with fp8 sums in float32 beside its fast ones; None: it has no choice
+    rule        the implementation with the rule's tiles, measured too where `ops` has others; None: it has no choice
     table       the tile table of `ops`, if launches are to be explained (benchmarks/harness/explain.py)
     """
 
@@ -68,6 +69,7 @@ class Measured:
     dtype: torch.dtype
     rounds: int = ROUNDS
     exact: MoTOps | None = None
+    rule: MoTOps | None = None
     table: TileTable | None = None
 
 
@@ -131,6 +133,8 @@ def layer_point(of: Measured, shape: Shape, layer: str, limits: Ceilings, kind: 
     x, experts, route = first
     rows = x if isinstance(x, torch.Tensor) else x.values
     problem = inputs.problem(work, shape, of.dtype, device, image_first=True, kind=kind)
+    if of.rule is not None and _tile(of.rule, problem) != _tile(of.ops, problem):
+        calls[RULE] = [functools.partial(getattr(of.rule, work.op), *one) for one in every]
     launch = _explained(of, work.op, problem, route)
     blocks = torch.cuda.get_device_properties(device).multi_processor_count
     rival = SCALED if kind == "fp8" else DENSE
@@ -159,6 +163,11 @@ def layer_point(of: Measured, shape: Shape, layer: str, limits: Ceilings, kind: 
         kind=kind,
         explained=told,
     )
+
+
+def _tile(ops: MoTOps, problem: Problem) -> str:
+    """Which tile, without where it came from."""
+    return ops.describe_tile(problem).partition(" (")[0]
 
 
 def _judged(

@@ -14,7 +14,7 @@ from benchmarks.harness.records import (
     Explanation,
     RooflinePoint,
 )
-from benchmarks.harness.roofline import COPY, EXACT, GROUPED, SCALED, SCALED_EXACT, SORTED, UNQUANTISED
+from benchmarks.harness.roofline import COPY, EXACT, GROUPED, RULE, SCALED, SCALED_EXACT, SORTED, UNQUANTISED
 
 RIVALS = (GATHER, SORTED, GROUPED)
 """The other ways that route."""
@@ -57,7 +57,8 @@ def summary(points: list[RooflinePoint]) -> list[str]:
     """What was reached, a line per claim: dense experts against other ways, then each kind of quantised ones."""
     dense = [point for point in points if point.kind == "dense" and DENSE in point.samples]
     told = [_against_dense(dense)] if dense else []
-    told += [f"dense {said}" for said in _against(dense, DENSE, inverse=True)]
+    told += [f"fused {said}" for said in _against(dense, DENSE, inverse=True)]
+    told += [f"fused {said}, where the tiles differ" for said in _against(points, RULE, inverse=True)]
     for kind in dict.fromkeys(point.kind for point in points if point.kind != "dense"):
         found = [point for point in points if point.kind == kind and UNQUANTISED in point.samples]
         for fused, rival in ((FUSED, UNQUANTISED), (FUSED, SCALED), (EXACT, UNQUANTISED), (EXACT, SCALED_EXACT)):

@@ -133,6 +133,16 @@ def test_a_kind_is_measured_against_dense_experts(ran, layer, kind, ways):
     assert (found.kind, found.samples.keys() - {roofline.COMPILED}) == (kind, ways)
 
 
+@pytest.mark.parametrize(("tile", "measured"), [("64x64x32 w4 s3", True), ("128x256x64 w8 s4", False)])
+def test_the_rules_tile_is_measured_where_it_is_another(ran, tile, measured):
+    tuned, rule = (
+        dataclasses.replace(reference_impl.OPS, describe_tile=lambda problem, told=told: told)
+        for told in ("128x256x64 w8 s4 (tuned: card.json, M=64)", f"{tile} (heuristic)")
+    )
+    found = roofline.layer_point(dataclasses.replace(ran, ops=tuned, rule=rule), SMALL, "o", LIMITS)
+    assert (found.tile.endswith("(tuned: card.json, M=64)"), roofline.RULE in found.samples) == (True, measured)
+
+
 def test_quantised_weights_are_counted_with_one_byte(ran):
     found = {kind: roofline.layer_point(ran, SMALL, "o", LIMITS, kind).bytes for kind in ("dense", "fp8", "int8")}
     n, k = SMALL.layer("o")
