@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import typer
@@ -11,9 +14,7 @@ import typer
 from motbench.golden.common import goldens_folder
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from benchmarks.harness.calibrate_files import Population
+    from benchmarks.harness.calibrate_files import Figures, Population
     from benchmarks.harness.calibrate_propose import Change, Rates
     from benchmarks.harness.golden_case import GoldenCase
 
@@ -29,6 +30,7 @@ class How:
     dtypes: list[str]
     runs: int
     anew: bool
+    jobs: int = 1
     out: Path | None = None
 
 
@@ -37,6 +39,7 @@ def calibrate(
     device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
     dtype: typing.Annotated[list[str], Opt(help="may be repeated; all three unless given")] = DTYPES,
     runs: typing.Annotated[int, Opt(min=6, help="known-good runs of each case in each dtype")] = 40,
+    jobs: typing.Annotated[int, Opt(min=1, help="processes, each with a case in one dtype at a time")] = 1,
     json: typing.Annotated[Path | None, Opt(metavar="FILE", help="write the figures, case by case")] = None,
     figures: typing.Annotated[
         list[Path] | None, Opt(metavar="FILE", help="figures that --json wrote elsewhere, instead of measuring here")
@@ -63,7 +66,7 @@ def calibrate(
             calibrate_files.write(json, new)
         cases = [one for one in cases if one.name in new.cases] if not case else cases
     else:
-        new = _measured(root, cases, How(device, dtype, runs, new_golden, json))
+        new = _measured(root, cases, How(device, dtype, runs, new_golden, jobs, json))
     dtypes = [name for name in DTYPES if any(name in new.cases.get(one.name, {}) for one in cases)]
     stored = calibrate_files.stored(root)
     same = next((one for one in stored if one.stack == new.stack), None)
@@ -90,31 +93,59 @@ def _read(paths: Sequence[Path]) -> Population:
 
 
 def _measured(root: Path, cases: Sequence[GoldenCase], how: How) -> Population:
-    """Measure here, and write after each case. All cases decide which fault goes into which, so that parts fit."""
-    from rich.console import Console
+    """Measure here, and write after each case in each dtype. What one raises is raised when the others are done."""
+    from benchmarks.harness import calibrate_files, environment, images, stack
+    from benchmarks.harness.calibrate_files import Population
+    from motbench.implementation import resolve
 
-    from benchmarks.harness import calibrate, calibrate_files, environment, images, stack
-    from benchmarks.harness.calibrate_files import Figures, Population
+    place = resolve("reference", how.device, how.dtypes[0])[1]
+    here, commit = stack.here(place), environment.git(root.parent, "rev-parse", "HEAD")
+    found: dict[str, dict[str, Figures]] = {}
+    failures: list[Exception] = []
+    so_far = Population(here, images.DEFINITION, environment.now(), commit, environment.here(), found)
+    for case, dtype, figures in _each(cases, how, failures):
+        found.setdefault(case, {})[dtype] = figures
+        ordered = {name: found[name] for name in sorted(found)}
+        so_far = Population(here, images.DEFINITION, environment.now(), commit, environment.here(), ordered)
+        if how.out is not None:
+            calibrate_files.write(how.out, so_far)
+        print(f"  measured {case} in {dtype}", flush=True)
+    if failures:
+        raise failures[0]
+    return so_far
+
+
+def _each(cases: Sequence[GoldenCase], how: How, failures: list[Exception]) -> Iterator[tuple[str, str, Figures]]:
+    """Case, dtype and what was measured. With several processes the longest are first, so that all end together."""
+    from benchmarks.harness.selftest_plan import cost
+
+    if how.jobs == 1:
+        yield from ((case.name, dtype, _figures(how, case.name, dtype)) for case in cases for dtype in how.dtypes)
+        return
+    longest = sorted(cases, key=cost, reverse=True)
+    with ProcessPoolExecutor(how.jobs, mp_context=get_context("spawn")) as pool:
+        waiting = {
+            pool.submit(_figures, how, case.name, dtype): (case.name, dtype) for case in longest for dtype in how.dtypes
+        }
+        for done in as_completed(waiting):
+            try:
+                yield (*waiting[done], done.result())
+            except Exception as error:
+                failures.append(error)
+
+
+def _figures(how: How, name: str, dtype: str) -> Figures:
+    """Of one case in one dtype, here or in a worker. All cases decide which fault goes into which: so parts fit."""
+    from benchmarks.harness import calibrate, stack
     from benchmarks.harness.golden_case import read_cases
     from motbench.implementation import one_thread_on_a_cpu, resolve
 
-    places = {name: resolve("reference", how.device, name)[1:] for name in how.dtypes}
-    place = places[how.dtypes[0]][0]
+    _, place, precision = resolve("reference", how.device, dtype)
     one_thread_on_a_cpu(place)
-    faults = calibrate.assigned(read_cases(root))
-    here, commit = stack.here(place), environment.git(root.parent, "rev-parse", "HEAD")
-    found: dict[str, dict[str, Figures]] = {}
-    with Console(stderr=True).status("measuring") as status:
-        for one in cases:
-            for name, (_, precision) in places.items():
-                task = calibrate.Task(one.on(here), place, precision, how.runs, faults[one.name], how.anew)
-                status.update(f"measuring {one.name} in {name}")
-                found.setdefault(one.name, {})[name] = calibrate.measure(task)
-            so_far = Population(here, images.DEFINITION, environment.now(), commit, environment.here(), dict(found))
-            if how.out is not None:
-                calibrate_files.write(how.out, so_far)
-            print(f"  measured {one.name}", flush=True)
-    return so_far
+    cases = read_cases(goldens_folder())
+    (case,) = (one.on(stack.here(place)) for one in cases if one.name == name)
+    faults = calibrate.assigned(cases)[name]
+    return calibrate.measure(calibrate.Task(case, place, precision, how.runs, faults, how.anew))
 
 
 def _show(changes: Sequence[Change], rates: Rates, factors: dict[typing.Any, float]) -> None:

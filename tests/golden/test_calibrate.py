@@ -19,6 +19,8 @@ from benchmarks.harness.golden_case import GoldenCase, read_case, read_cases
 from benchmarks.harness.known_good import reordered
 from benchmarks.harness.records import Golden, from_dict
 from benchmarks.harness.stack import Stack
+from motbench.golden.calibrate import How, _each
+from motbench.golden.common import goldens_folder
 from tests.golden.conftest import FACTS, approve, change, plan
 from tests.golden.test_goldens import UNBIASED
 
@@ -192,6 +194,19 @@ def test_a_second_stack_widens_the_base_and_leaves_the_first(own: Path, calibrat
     assert case.on(HERE).limits_of("parity", "float32") == first
 
 
+def test_the_base_has_the_metrics_that_only_another_stack_has(own: Path, calibrated: Set) -> None:
+    cat = calibrated.population.cases["cat"]["float32"]
+    few = {name: row for name, row in cat.good.parity.items() if name != "ssim_worst_tile"}
+    without = dataclasses.replace(cat, good=dataclasses.replace(cat.good, parity=few))
+    new = dataclasses.replace(
+        calibrated.population,
+        stack=Stack("H200", "sdpa", "9.9"),
+        cases={**calibrated.population.cases, "cat": {"float32": without}},
+    )
+    set_limits(own, new)
+    assert "ssim_worst_tile" in (read_case(own / "cat").limits_of("parity", "float32") or {})
+
+
 def test_limits_that_were_edited_are_refused(own: Path) -> None:
     limits = json.loads((own / "cat" / "case.json").read_text())["limits"]
     limits["parity"]["float32"]["absmax"] = 15.0
@@ -286,6 +301,26 @@ def test_a_change_that_the_reason_names_is_taken(own: Path) -> None:
 def asked(own: Path) -> Callable[[], str]:
     """A function that proposes today's picture of the cat, and says why it is refused."""
     return lambda: propose(read_case(own / "cat").on(HERE), plan()).refusal
+
+
+def test_a_new_golden_needs_no_approval_of_the_picture_there(own: Path) -> None:
+    change(own / "cat", provenance=None)
+    assert measured(own, "cat", anew=True).cases["cat"]["float32"].good.names
+
+
+def test_processes_measure_what_one_measures() -> None:
+    (case,) = read_cases(goldens_folder(), ["t2i-few-updates"])
+    alone, shared = (list(_each([case], How("cpu", ["float32"], 6, False, jobs), [])) for jobs in (1, 2))
+    assert shared == alone
+
+
+def test_a_case_that_breaks_leaves_the_others() -> None:
+    (case,) = read_cases(goldens_folder(), ["t2i-few-updates"])
+    lacking = dataclasses.replace(case, folder=case.folder.with_name("no-such-case"))
+    failures: list[Exception] = []
+    found = list(_each([lacking, case], How("cpu", ["float32"], 6, False, 2), failures))
+    assert [name for name, _, _ in found] == ["t2i-few-updates"]
+    assert [str(one) for one in failures] != []
 
 
 def test_limits_set_by_hand_do_not_approve(unapproved: Path) -> None:
