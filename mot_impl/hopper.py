@@ -131,8 +131,10 @@ def _nothing(EXACT: gl.constexpr, STEP_K: gl.constexpr):
     WHOLE: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], instr_shape=[16, 256, STEP_K])
     HALF: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], instr_shape=[16, 128, STEP_K])
     if EXACT:
-        return gl.zeros([64, 128], gl.float32, HALF), gl.zeros([64, 128], gl.float32, HALF)
-    return (gl.zeros([64, 256], gl.float32, WHOLE),)
+        acc = (gl.zeros([64, 128], gl.float32, HALF), gl.zeros([64, 128], gl.float32, HALF))
+    else:
+        acc = (gl.zeros([64, 256], gl.float32, WHOLE),)
+    return acc
 
 
 @gluon.jit
@@ -141,16 +143,17 @@ def _add_product(acc, x, w, EXACT: gl.constexpr):
     columns at a time, because there are no registers for two sums of all of them."""
     if EXACT:
         lo, hi = acc
-        part = gl.zeros_like(lo)
-        part = warpgroup_mma(x, w.slice(0, 128, dim=0).permute((1, 0)), part, use_acc=False, is_async=True)
+        part = warpgroup_mma(x, w.slice(0, 128, dim=0).permute((1, 0)), gl.zeros_like(lo), use_acc=False, is_async=True)
         lo += warpgroup_mma_wait(0, deps=(part,))
-        part = gl.zeros_like(lo)
-        part = warpgroup_mma(x, w.slice(128, 128, dim=0).permute((1, 0)), part, use_acc=False, is_async=True)
+        part = warpgroup_mma(
+            x, w.slice(128, 128, dim=0).permute((1, 0)), gl.zeros_like(hi), use_acc=False, is_async=True
+        )
         hi += warpgroup_mma_wait(0, deps=(part,))
-        return lo, hi
-    (whole,) = acc
-    whole = warpgroup_mma(x, w.permute((1, 0)), whole, is_async=True)
-    return (warpgroup_mma_wait(0, deps=(whole,)),)
+        acc = (lo, hi)
+    else:
+        whole = warpgroup_mma(x, w.permute((1, 0)), acc[0], is_async=True)
+        acc = (warpgroup_mma_wait(0, deps=(whole,)),)
+    return acc
 
 
 @gluon.jit
@@ -160,16 +163,19 @@ def _add_narrow_product(n0, n1, w0, w1, x_t, EXACT: gl.constexpr):
         p0 = warpgroup_mma(w0, x_t, gl.zeros_like(n0), use_acc=False, is_async=True)
         p1 = warpgroup_mma(w1, x_t, gl.zeros_like(n1), use_acc=False, is_async=True)
         p0, p1 = warpgroup_mma_wait(0, deps=(p0, p1))
-        return n0 + p0, n1 + p1
-    n0 = warpgroup_mma(w0, x_t, n0, is_async=True)
-    n1 = warpgroup_mma(w1, x_t, n1, is_async=True)
-    return warpgroup_mma_wait(0, deps=(n0, n1))
+        n0 += p0
+        n1 += p1
+    else:
+        n0 = warpgroup_mma(w0, x_t, n0, is_async=True)
+        n1 = warpgroup_mma(w1, x_t, n1, is_async=True)
+        n0, n1 = warpgroup_mma_wait(0, deps=(n0, n1))
+    return n0, n1
 
 
 @gluon.jit
 def _consume(y_text, y_image, y_narrow, a_ring, b_ring, ready, free, out, head, wide, narrow, wide_rows, narrow_rows,
              bias, x_scale, w_scale, parts, narrow_parts, flags, narrow_flags, N, narrow_expert, n_image, n_all,
-             n_rows, WG: gl.constexpr, GATED: gl.constexpr, HAS_BIAS: gl.constexpr, SCALED: gl.constexpr,
+             WG: gl.constexpr, GATED: gl.constexpr, HAS_BIAS: gl.constexpr, SCALED: gl.constexpr,
              EXACT: gl.constexpr, STAGES: gl.constexpr):  # fmt: skip
     """One warpgroup's half of every tile: multiply what arrives, release the slot, store what is complete."""
     STEP_K: gl.constexpr = a_ring.shape[2] // 4
@@ -189,7 +195,7 @@ def _consume(y_text, y_image, y_narrow, a_ring, b_ring, ready, free, out, head, 
     k = item[3]
     b = fetch_bias(bias, item, N, GATED, HAS_BIAS)
     s = fetch_scales(x_scale, w_scale, item, N, n_image, n_all, WG, GATED, SCALED)
-    ahead = _fetch(wide, i + 1)
+    ahead = gl.load(wide + i * 8 + 11)
     t = gl.load(narrow + j * 8 + 1)
     t_end = gl.load(narrow + j * 8 + 2)
     acc = _nothing(EXACT, STEP_K)
@@ -214,11 +220,12 @@ def _consume(y_text, y_image, y_narrow, a_ring, b_ring, ready, free, out, head, 
                 # A fresh accumulator: kept across the epilogue, the old one would be spilled.
                 acc = _nothing(EXACT, STEP_K)
                 i += 1
-                item = ahead
-                k = item[3]
+                k = ahead
+                item = _fetch(wide, i)
                 b = fetch_bias(bias, item, N, GATED, HAS_BIAS)
                 s = fetch_scales(x_scale, w_scale, item, N, n_image, n_all, WG, GATED, SCALED)
-                ahead = _fetch(wide, i + 1)
+                # The next item's first step, and with it all of that item into L1: registers hold no more ahead.
+                ahead = gl.load(wide + i * 8 + 11)
         if (j < j_end) & ((left == 0) | (i == i_end)):
             mbarrier.wait(ready.index(slot), phase)
             x_t = a_ring.index(slot).slice(0, 16, dim=0).permute((1, 0))
@@ -240,7 +247,7 @@ def _consume(y_text, y_image, y_narrow, a_ring, b_ring, ready, free, out, head, 
                     gl.load(narrow + j * 8 + 5),
                 )
                 finish_narrow(n0, n1, y_narrow, part, bias, x_scale, w_scale, narrow_parts, narrow_flags, N,
-                               narrow_expert, n_image, n_rows, WG, GATED, HAS_BIAS, SCALED, LN)  # fmt: skip
+                               narrow_expert, n_image, n_all, WG, GATED, HAS_BIAS, SCALED, LN)  # fmt: skip
                 n0 = gl.zeros([64, 16], gl.float32, LN)
                 n1 = gl.zeros([64, 16], gl.float32, LN)
                 j += 1
@@ -251,10 +258,10 @@ def _consume(y_text, y_image, y_narrow, a_ring, b_ring, ready, free, out, head, 
     tma.store_wait(pendings=0)
 
 
-@gluon.jit(do_not_specialize=["wide_rows", "narrow_rows", "N", "narrow_expert", "n_image", "n_all", "n_rows"])
+@gluon.jit(do_not_specialize=["wide_rows", "narrow_rows", "N", "narrow_expert", "n_image", "n_all"])
 def _hopper_kernel(x_text, x_image, x_narrow, w_desc, y_text, y_image, y_narrow, bias, x_scale, w_scale, head, wide,
                    narrow, wide_rows, narrow_rows, parts, narrow_parts, flags, narrow_flags, N, narrow_expert, n_image,
-                   n_all, n_rows, GATED: gl.constexpr, HAS_BIAS: gl.constexpr, SCALED: gl.constexpr,
+                   n_all, GATED: gl.constexpr, HAS_BIAS: gl.constexpr, SCALED: gl.constexpr,
                    EXACT: gl.constexpr, STAGES: gl.constexpr):  # fmt: skip
     """x_*, w_desc, y_*: TMA descriptors of each expert's rows of x [M, K], of the weights [2N, K], of y [M, n_out].
 
@@ -281,10 +288,10 @@ def _hopper_kernel(x_text, x_image, x_narrow, w_desc, y_text, y_image, y_narrow,
         [
             (_consume, (y_text, y_image, y_narrow, a_ring, b_ring, ready, free, out_0, head, wide, narrow, wide_rows,
                         narrow_rows, bias, x_scale, w_scale, parts, narrow_parts, flags, narrow_flags, N,
-                        narrow_expert, n_image, n_all, n_rows, 0, GATED, HAS_BIAS, SCALED, EXACT, STAGES)),
+                        narrow_expert, n_image, n_all, 0, GATED, HAS_BIAS, SCALED, EXACT, STAGES)),
             (_consume, (y_text, y_image, y_narrow, a_ring, b_ring, ready, free, out_1, head, wide, narrow, wide_rows,
                         narrow_rows, bias, x_scale, w_scale, parts, narrow_parts, flags, narrow_flags, N,
-                        narrow_expert, n_image, n_all, n_rows, 1, GATED, HAS_BIAS, SCALED, EXACT, STAGES)),
+                        narrow_expert, n_image, n_all, 1, GATED, HAS_BIAS, SCALED, EXACT, STAGES)),
             (_produce, (x_text, x_image, x_narrow, w_desc, a_ring, b_ring, ready, free, head, wide, narrow, wide_rows,
                         narrow_rows, N, narrow_expert, GATED, STAGES)),
         ],

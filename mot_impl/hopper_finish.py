@@ -88,8 +88,8 @@ def _store_pair(first, second, pair: gl.constexpr, desc, out, row, col, GATED: g
 
 @gluon.jit
 def _part_offsets(chunk):
-    r = gl.arange(0, 64, layout=gl.SliceLayout(1, chunk.type.layout)).to(gl.int64)
-    c = gl.arange(0, 64, layout=gl.SliceLayout(0, chunk.type.layout)).to(gl.int64)
+    r = gl.arange(0, 64, layout=gl.SliceLayout(1, chunk.type.layout))
+    c = gl.arange(0, 64, layout=gl.SliceLayout(0, chunk.type.layout))
     return r[:, None] * 64 + c[None, :]
 
 
@@ -170,7 +170,7 @@ def _store_narrow(acc, y, col, n_out, n_rows, LN: gl.constexpr):
 
 
 @gluon.jit
-def finish_narrow(n0, n1, y, item, bias, x_scale, w_scale, parts, flags, N, narrow_expert, n_image, n_rows,
+def finish_narrow(n0, n1, y, item, bias, x_scale, w_scale, parts, flags, N, narrow_expert, n_image, n_all,
                    WG: gl.constexpr, GATED: gl.constexpr, HAS_BIAS: gl.constexpr, SCALED: gl.constexpr,
                    LN: gl.constexpr):  # fmt: skip
     """Store or leave two [64 weight rows, 16 tokens] sums, 128 rows apart; if gated, of gate rows and of up rows."""
@@ -191,6 +191,7 @@ def finish_narrow(n0, n1, y, item, bias, x_scale, w_scale, parts, flags, N, narr
                 n0 += gl.load(parts + s * (4 * 64 * 16) + offs)
                 n1 += gl.load(parts + s * (4 * 64 * 16) + 64 * 16 + offs)
         n_out = N // 2 if GATED else N
+        n_rows = gl.where(narrow_expert == 0, n_all - n_image, n_image)
         c0 = n_tile * (128 if GATED else 256) + WG * 64 + offs_w
         c1 = c0 + (N // 2 if GATED else 128)
         if SCALED:
@@ -231,11 +232,12 @@ def fetch_bias(bias, item, N, GATED: gl.constexpr, HAS_BIAS: gl.constexpr):
 def fetch_scales(x_scale, w_scale, item, N, n_image, n_all, WG: gl.constexpr, GATED: gl.constexpr,
                  SCALED: gl.constexpr):  # fmt: skip
     """(one scale for each of 64 rows, one for each of 256 columns) of an item. Rows past an expert's are not stored."""
-    if SCALED:
-        expert = item[0] & 1
-        wide: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], instr_shape=[16, 256, 32])
-        r = item[1] + WG * 64 + gl.arange(0, 64, layout=gl.SliceLayout(1, wide)) + gl.where(expert == 0, n_image, 0)
-        c = _columns(item, N, GATED)
-        of_columns = gl.load(w_scale + expert * N + c, mask=c < N, other=0.0)
-        return gl.load(x_scale + r, mask=r < n_all, other=0.0), of_columns
-    return 0, 0
+    ROW: gl.constexpr = gl.SliceLayout(1, gl.NVMMADistributedLayout([3, 0], [4, 1], instr_shape=[16, 256, 32]))
+    c = _columns(item, N, GATED)
+    r = item[1] + WG * 64 + gl.arange(0, 64, layout=ROW)
+    if not SCALED:
+        return gl.zeros_like(r).to(gl.float32), gl.zeros_like(c).to(gl.float32)
+    expert = item[0] & 1
+    r += gl.where(expert == 0, n_image, 0)
+    of_columns = gl.load(w_scale + expert * N + c, mask=c < N, other=0.0)
+    return gl.load(x_scale + r, mask=r < n_all, other=0.0), of_columns

@@ -135,7 +135,7 @@ def routed(
             y if x_scale is None else x_scale, y if experts.scale is None else experts.scale.contiguous(),
             tables.head, tables.wide, tables.narrow, plan.wide_rows, plan.narrow_rows,
             parts, narrow_parts, flags, flags[4 * plan.wide_parts :], n, plan.narrow_expert,
-            n_image, m, x_narrow.shape[0], GATED=gated, HAS_BIAS=bias is not None, SCALED=x_scale is not None,
+            n_image, m, GATED=gated, HAS_BIAS=bias is not None, SCALED=x_scale is not None,
             EXACT=exact, STAGES=tile.stages, num_warps=4,
         )  # fmt: skip
     return y
