@@ -18,44 +18,50 @@ from mot_impl.norm import (
     quantised_rms_norm,
     rms_norm,
 )
+from mot_impl.products import Accumulation
 from mot_impl.quantise import CutBlock, quantise_rows
 from mot_impl.rotary import RowBlock, qk_norm_rotary, rotary
 from mot_impl.tiles import TileTable
 from reference_impl.contract import MoTOps, Problem
 
 
-def fused_ops(tiles: TileTable) -> MoTOps:
-    """The fused implementation with `tiles` asked for every matrix kernel."""
+def fused_ops(tiles: TileTable, accumulation: Accumulation = "fast") -> MoTOps:
+    """The fused implementation with `tiles` asked for every matrix kernel.
+
+    accumulation is for fp8 experts only. "fast": sums as the tensor cores keep them, on Hopper about 22 bits. "exact":
+    in float32 at least every 128 values of K, and slower.
+    """
     return MoTOps(
         name="fused",
-        linear=partial(linear, tiles=tiles),
+        linear=partial(linear, tiles=tiles, accumulation=accumulation),
         rms_norm=rms_norm,
         head_rms_norm=head_rms_norm,
         add_rms_norm=add_rms_norm,
         rotary=rotary,
         qk_norm_rotary=qk_norm_rotary,
-        gated_linear=partial(gated_linear, tiles=tiles),
-        gated_mlp=partial(gated_mlp, tiles=tiles),
+        gated_linear=partial(gated_linear, tiles=tiles, accumulation=accumulation),
+        gated_mlp=partial(gated_mlp, tiles=tiles, accumulation=accumulation),
         attention=attention,
-        describe_tile=partial(describe_tile, tiles=tiles),
+        describe_tile=partial(describe_tile, tiles=tiles, accumulation=accumulation),
         quantise_rows=quantise_rows,
         quantised_rms_norm=quantised_rms_norm,
         quantised_add_rms_norm=quantised_add_rms_norm,
     )
 
 
-def describe_tile(problem: Problem, tiles: TileTable) -> str:
+def describe_tile(problem: Problem, tiles: TileTable, accumulation: Accumulation = "fast") -> str:
     """The tile of `problem` and its origin, e.g. "128x256x64 w8 s3 (heuristic)". Raises ValueError for another op.
 
-    gated_mlp names two, of its two launches.
+    gated_mlp names two, of its two launches. With fp8 experts the accumulation is told as well.
     """
+    sums = f", {accumulation} sums" if problem.kind == "fp8" else ""
     match problem.op:
         case "linear" | "gated_linear":
-            return str(tiles.choose(problem))
+            return f"{tiles.choose(problem)}{sums}"
         case "gated_mlp":
             gated = tiles.choose(dataclasses.replace(problem, op="gated_linear"))
             down = tiles.choose(dataclasses.replace(problem, op="linear", n=problem.k, k=problem.n))
-            return f"{gated}; {down}"
+            return f"{gated}; {down}{sums}"
         case "rms_norm" | "head_rms_norm" | "add_rms_norm" | "rotary" | "quantised_rms_norm" | "quantised_add_rms_norm":
             return str(HeadBlock.of(problem.m * problem.n // max(problem.k, 1), problem.k))
         case "qk_norm_rotary":
