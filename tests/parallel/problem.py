@@ -1,12 +1,13 @@
 """The weights and rows on which the parallel modules are tested, the same in every process."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 import reference_impl as ops
-from reference_impl.contract import Experts, QKNorm, Rotary, Route
+from reference_impl.contract import Experts, Kind, QKNorm, Rotary, Route
+from reference_impl.quantise import quantise
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,16 @@ class Problem:
             inner=inner,
         )
 
+    def quantised(self, kind: Kind, fixed: float | None = None) -> "Problem":
+        """The same with quantised layers, whose inputs have this fixed scale."""
+        scale = None if fixed is None else torch.tensor([fixed, 2 * fixed])
+        qkv, o, gate_up, down = (quantise(one, kind, scale) for one in (self.qkv, self.o, self.gate_up, self.down))
+        return replace(self, qkv=qkv, o=o, gate_up=gate_up, down=down)
+
+    def wide(self, width: int) -> Tensor:
+        """Rows for a layer behind another one."""
+        return torch.randn(len(self.x), width, generator=torch.Generator().manual_seed(width))
+
     def expected(self) -> dict[str, Tensor]:
         """The half-layers by plain ops on whole weights, the same without the last bias, and those biases."""
         q, k, v = ops.qk_norm_rotary(ops.linear(self.x, self.qkv, self.route), self.norm, self.table, self.route)
@@ -65,3 +76,18 @@ class Problem:
 def bias(experts: Experts) -> Tensor:
     assert experts.bias is not None
     return experts.bias
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A kind of layers, and the fixed scale of their inputs."""
+
+    kind: Kind
+    fixed: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.kind if self.fixed is None else f"{self.kind}-fixed"
+
+
+QUANTISED = (Quantised("int8"), Quantised("fp8"), Quantised("fp8", 0.01))

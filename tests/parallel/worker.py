@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from problem import Problem
+from problem import QUANTISED, Problem
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -87,6 +87,20 @@ def layers(rank: int, folder: Path) -> None:
             save_file(out, folder / f"layers-{parallel.size}-{'skip' if skip else 'add'}-{rank}.safetensors")
 
 
+def quantised_layers(rank: int, folder: Path) -> None:
+    """Layers of each kind on whole rows (qkv) and on this rank's part of given ones (o, down)."""
+    for parallel in worlds(rank, "tensor", (1, 2, 4)):
+        for one in QUANTISED:
+            p = Problem.make().quantised(one.kind, one.fixed)
+            qkv, _ = MoTQKVParallelLinear(OPS, p.qkv, p.norm, parallel)(p.x, p.route)
+            out = {"qkv": qkv}
+            for name, experts in (("o", p.o), ("down", p.down)):
+                layer = MoTRowParallelLinear(OPS, experts, parallel)
+                x = p.wide(experts.n_in)[:, parallel.part(experts.n_in, "columns")]
+                out[name], _ = layer(x, p.route)
+            save_file(out, folder / f"quantised-{one.name}-{parallel.size}-{rank}.safetensors")
+
+
 def numbers(rank: int, folder: Path) -> None:
     """What the collectives do to small tensors."""
     for parallel in worlds(rank, "sequence", (2, 3, 4)):
@@ -99,6 +113,7 @@ def numbers(rank: int, folder: Path) -> None:
 def everything(rank: int, folder: Path) -> None:
     numbers(rank, folder)
     layers(rank, folder)
+    quantised_layers(rank, folder)
     pictures(rank, folder)
 
 
