@@ -66,6 +66,15 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--text-scale", type=float, default=4.0, help="guidance where it is on")
     one.add_argument("--image-scale", type=float, default=1.5, help="guidance of edits where it is on")
     one.add_argument("--pictures", type=Path, default=None, help="also write every picture here")
+    one.add_argument("--task", action="append", help="only this task; may be repeated")
+    one.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
+    one.add_argument("--quantise", default=None, choices=["fp8", "int8"], help="kind of the experts' linear layers")
+    one.add_argument("--ops", default="reference_impl:OPS", help="implementation, MODULE:NAME; fused: mot_impl:OPS")
+
+    one = stages.add_parser("compare", help="hold evaluations of the same samples against the first, pair by pair")
+    one.set_defaults(run=_compare)
+    one.add_argument("scores", type=Path, nargs="+", help="JSON of evaluate; two or more")
+    one.add_argument("--out", type=Path, required=True, help="JSON; the tables are printed")
 
     one = stages.add_parser("goldens", help="write the requests and inputs of the golden cases")
     one.set_defaults(run=_goldens)
@@ -212,7 +221,7 @@ def _plot(a: argparse.Namespace) -> int:
 
 
 def _evaluate(a: argparse.Namespace) -> int:
-    from training.evaluate import EvaluationOptions, evaluate
+    from training.evaluate import TASKS, EvaluationOptions, evaluate
 
     options = EvaluationOptions(
         count=a.count,
@@ -224,8 +233,21 @@ def _evaluate(a: argparse.Namespace) -> int:
         text_scale=a.text_scale,
         image_scale=a.image_scale,
         minutes=a.minutes,
+        tasks=tuple(a.task or TASKS),
+        dtype=a.dtype,
+        quantise=a.quantise,
+        ops=a.ops,
     )
     evaluate(a.checkpoint, options, a.out)
+    return 0
+
+
+def _compare(a: argparse.Namespace) -> int:
+    from training.paired import compare
+
+    if len(a.scores) < 2:
+        raise ValueError(f"{len(a.scores)} evaluation was given but a comparison needs two; name another JSON")
+    compare(a.scores, a.out)
     return 0
 
 

@@ -1,6 +1,7 @@
 """Scores a checkpoint on held-out scenes and edits, made by bagel's pipeline and judged by scorer.py."""
 
 import hashlib
+import importlib
 import multiprocessing
 import sys
 import time
@@ -9,7 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ from PIL import Image
 
 from bagel.pipeline import BagelPipeline, Guidance, ImageRequest, TextRequest
 from bagel.transforms import to_image, to_pixels
-from reference_impl import OPS
 from training.edits import Edit, draw_edit
 from training.files import write_json
 from training.render import picture_of
@@ -38,6 +38,9 @@ class EvaluationOptions:
     text_scale, image_scale  guidance of text-to-image and of editing where it is on; image_scale for editing only
     pictures                 folder for every picture made, or None
     minutes                  of wall clock, or None; what is not made by then is not in the shares, whose n says so
+    tasks                    which of TASKS
+    dtype, quantise          of the model; quantise: the kind of its linear layers, fp8 or int8, or None
+    ops                      the implementation, MODULE:NAME
     """
 
     count: int = 500
@@ -49,6 +52,10 @@ class EvaluationOptions:
     text_scale: float = 4.0
     image_scale: float = 1.5
     minutes: float | None = None
+    tasks: tuple[str, ...] = TASKS
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    quantise: Literal["fp8", "int8"] | None = None
+    ops: str = "reference_impl:OPS"
 
     @property
     def guidance(self) -> dict[str, Guidance]:
@@ -82,23 +89,29 @@ def held_out_edits(n: int, size: int) -> list[Edit]:
 def evaluate(checkpoint: Path, options: EvaluationOptions, out: Path) -> dict[str, Any]:
     """Run all tasks and write the scores with their intervals and where they come from.
 
-    Raises OSError or ValueError if the checkpoint does not load.
+    Raises OSError or ValueError if the checkpoint does not load, or for an implementation or a task that is none.
     """
     start = time.monotonic()
-    pipeline = load(checkpoint, options.device)  # what is wrong with the folder is said here, once
+    if unknown := sorted(set(options.tasks) - set(TASKS)):
+        raise ValueError(f"task {unknown[0]!r} is not one of {', '.join(TASKS)}")
+    pipeline = _loaded(checkpoint, options)  # what is wrong with the folder is said here, once
     known, _ = pipeline.vae_resize.size(options.size, options.size)
     if known != options.size:
         raise ValueError(
             f"{checkpoint} resizes pictures of {options.size} pixels to {known}; score it at --size {known}"
         )
-    outcomes: dict[str, list[Any]] = {task: [] for task in TASKS}
+    outcomes: dict[str, list[Any]] = {task: [] for task in options.tasks}
     # Sample by sample, so that a run that is out of time has measured all tasks alike.
-    jobs = [(checkpoint, options, task, i) for i in range(options.count) for task in TASKS]
+    jobs = [(checkpoint, options, task, i) for i in range(options.count) for task in options.tasks]
     for done, (task, outcome) in enumerate(_run(jobs, options), start=1):
         outcomes[task].append(outcome)
         if done % 50 == 0:
             print(f"{done} of {len(jobs)}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
-        if options.minutes is not None and time.monotonic() - start > 60 * options.minutes and done >= len(TASKS):
+        if (
+            options.minutes is not None
+            and time.monotonic() - start > 60 * options.minutes
+            and done >= len(options.tasks)
+        ):
             break
     result = {
         "checkpoint": {path.name: _sha256(path) for path in sorted(checkpoint.iterdir())},
@@ -106,12 +119,19 @@ def evaluate(checkpoint: Path, options: EvaluationOptions, out: Path) -> dict[st
         "torch": torch.__version__,
         "seconds": round(time.monotonic() - start, 1),
         "scores": (scores := {task: summarise(task, found) for task, found in outcomes.items()}),
+        "right": {task: [int(_score_of(one).all_right) for one in found] for task, found in outcomes.items()},
     }
     write_json(out, result)
     for task, shares in scores.items():
         for name, share in shares.items():
             print(f"{task:24s} {name:22s} {describe_share(share)}")
     return result
+
+
+def _score_of(outcome: Any) -> SceneScore | EditScore:
+    """Of an edit, whose outcome begins with its kind, or of a scene."""
+    found: SceneScore | EditScore = outcome[1] if isinstance(outcome, tuple) else outcome
+    return found
 
 
 def describe_share(share: dict[str, Any]) -> str:
@@ -135,7 +155,7 @@ def _one_thread() -> None:
 def one(job: tuple[Path, EvaluationOptions, str, int]) -> tuple[str, Any]:
     """Make and judge sample i of a task."""
     checkpoint, options, task, i = job
-    pipeline = load(checkpoint, options.device)
+    pipeline = _loaded(checkpoint, options)
     if task.startswith("edit"):
         return task, _edit(pipeline, options, task, i)
     scene = _scenes(options.count, options.size)[i]
@@ -228,10 +248,25 @@ def _as_dict(share: Share) -> dict[str, Any]:
     return {"right": share.right, "total": share.total, "value": share.value, "interval": list(share.interval)}
 
 
+def _loaded(checkpoint: Path, options: EvaluationOptions) -> BagelPipeline:
+    return load(checkpoint, options.device, options.dtype, options.quantise, options.ops)
+
+
 @cache
-def load(checkpoint: Path, device: str) -> BagelPipeline:
-    """The pipeline over the reference implementation."""
-    return BagelPipeline.from_checkpoint(checkpoint, OPS, device)
+def load(
+    checkpoint: Path,
+    device: str,
+    dtype: str = "float32",
+    quantise: Literal["fp8", "int8"] | None = None,
+    ops: str = "reference_impl:OPS",
+) -> BagelPipeline:
+    """The pipeline over an implementation, MODULE:NAME. Raises OSError or ValueError."""
+    module, _, name = ops.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"implementation {ops!r} is not to be had ({error}); give MODULE:NAME of a MoTOps") from error
+    return BagelPipeline.from_checkpoint(checkpoint, found, device, getattr(torch, dtype), quantise=quantise)
 
 
 @cache

@@ -1,5 +1,6 @@
 """The stages run end to end at tiny size: they learn, go on as if never interrupted, and export what bagel loads."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -278,3 +279,24 @@ def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int,
 def test_the_schedule_warms_up_and_cools_down() -> None:
     schedule = Schedule(total=1000, warmup=100, cooldown=0.4)
     assert [schedule.factor(step) for step in (0, 99, 500, 800, 1000)] == pytest.approx([0.01, 1.0, 1.0, 0.5, 0.0])
+
+
+def test_quantised_layers_of_one_task_are_scored(transformer: Path, autoencoder: Path, tmp_path: Path) -> None:
+    checkpoint, scores = tmp_path / "checkpoint", tmp_path / "scores.json"
+    where = ["--state", str(transformer), "--autoencoder", str(autoencoder)]
+    assert main(["export", *where, "--out", str(checkpoint), "--tiny"]) == 0
+    few = ["--count", "2", "--steps", "2", "--size", "64", "--task", "edit", "--dtype", "bfloat16", "--quantise", "fp8"]
+    assert main(["evaluate", "--checkpoint", str(checkpoint), "--out", str(scores), *few]) == 0
+    found = json.loads(scores.read_text())
+    assert (found["options"]["quantise"], list(found["scores"])) == ("fp8", ["edit"])
+    assert len(found["right"]["edit"]) == 2
+
+
+def test_an_implementation_that_is_none_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], transformer: Path, autoencoder: Path
+) -> None:
+    where = ["--state", str(transformer), "--autoencoder", str(autoencoder)]
+    assert main(["export", *where, "--out", str(tmp_path), "--tiny"]) == 0
+    asked = ["--size", "64", "--ops", "reference_impl:NOTHING"]
+    assert main(["evaluate", "--checkpoint", str(tmp_path), "--out", str(tmp_path / "s.json"), *asked]) == 2
+    assert "implementation 'reference_impl:NOTHING' is not to be had" in capsys.readouterr().err
