@@ -180,7 +180,8 @@ def _hopper(
     known: dict[str, Any] = {name: box(operand, size) for name, size in rows.items()}
     known |= {"y_text": box(result, 64), "y_image": box(result, 64)}
     known |= dict.fromkeys(("y_narrow", "bias"), result)
-    known |= dict.fromkeys(("x_scale", "w_scale", "parts", "narrow_parts"), total)
+    known |= dict.fromkeys(("x_scale", "w_scale"), total if scaled else result)
+    known |= dict.fromkeys(("parts", "narrow_parts"), total)
     known |= dict.fromkeys(("head", "wide", "narrow", "flags", "narrow_flags"), count)
     known |= {"GATED": gated, "HAS_BIAS": bias, "SCALED": scaled, "EXACT": exact, "STAGES": tile.stages}
     # What is left are counts, which the kernel does not specialise on.

@@ -21,7 +21,7 @@ HOPPER_TILE = Tile(128, 256, 64, warps=8, stages=4, kind="hopper")
 HOPPER_TILES: dict[str, Tile] = {
     "dense": HOPPER_TILE,
     "fp8": dataclasses.replace(HOPPER_TILE, block_k=128),
-    "int8": dataclasses.replace(HOPPER_TILE, block_m=256, block_n=128),
+    "int8": dataclasses.replace(HOPPER_TILE, block_m=256, block_n=128, stages=5),
 }
 """By kind of experts. A step is 128 bytes of each row of x: 64 values of 16 bits, 128 of 8. int8 weights are the left
 operand, of 64 rows a warpgroup: all registers that sums have are its 256 rows of x."""
@@ -88,7 +88,7 @@ def heuristic_tile(
     """
     halves = accumulators(problem.op)
     if problem.kind == "fp8":
-        tile = _fp8_tile(problem.m, halves, asynchronous)
+        tile = _fp8_tile(problem.m, halves)
     elif problem.kind == "int8" and (problem.dtype == torch.float32 or problem.m <= 64):
         tile = _int8_tile(problem, halves)
     elif problem.dtype == torch.float32:
@@ -109,15 +109,13 @@ def heuristic_tile(
     return tile
 
 
-def _fp8_tile(m: int, halves: int, asynchronous: bool) -> Tile:
-    """The same bytes a step as in 16 bits, so twice as deep."""
+def _fp8_tile(m: int, halves: int) -> Tile:
+    """The same bytes a step as in 16 bits, so twice as deep. Wider tiles spilled when sums are exact, or gated."""
     if m <= 16:
         return Tile(16, 128 // halves, 256, 4, 4)
     if m <= 64:
         return Tile(64, 128 // halves, 128, 4, 4)
-    if m <= 512:
-        return Tile(128, 128 // halves, 128, 8, 4)
-    return Tile(128, (256 if asynchronous else 128) // halves, 128, 8, 3)
+    return Tile(128, 128 // halves, 128, 8, 4)
 
 
 def _int8_tile(problem: Problem, halves: int) -> Tile:
