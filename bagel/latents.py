@@ -1,5 +1,6 @@
 """Latents as image tokens: how they are cut, embedded, and read back as velocities."""
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -79,10 +80,16 @@ class TimeEmbedder(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         """t [] float32 -> [1, H] in the weights' dtype; the angles are float32."""
         weight = next(self.parameters())
-        j = torch.arange(FREQUENCIES, dtype=torch.float32, device=weight.device)
-        angle = t.to(weight.device).float() * torch.exp(-math.log(10000.0) * j / FREQUENCIES)
+        angle = t.to(weight.device).float() * _frequencies(weight.device)
         out: Tensor = self.mlp(torch.cat([angle.cos(), angle.sin()])[None].to(weight.dtype))
         return out
+
+
+@functools.cache
+def _frequencies(device: torch.device) -> Tensor:
+    """[FREQUENCIES] float32, from 1 down to 1/10000. Made once, or every update would launch four kernels for it."""
+    j = torch.arange(FREQUENCIES, dtype=torch.float32, device=device)
+    return torch.exp(-math.log(10000.0) * j / FREQUENCIES)
 
 
 class PositionTable(nn.Module):
