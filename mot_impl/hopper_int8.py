@@ -217,14 +217,20 @@ def _put(chunk, desc, out, buffer: gl.constexpr, row, col):
 
 
 @gluon.jit
-def _store_half(sums, half: gl.constexpr, desc, out, row, col, GATED: gl.constexpr):
-    """[64 weight rows, 128 tokens] as they are, or SiLU(gate) * up. Buffers must alternate."""
+def _store_half(sums, desc, out, row, col, GATED: gl.constexpr):
+    """[64 weight rows, 128 tokens] as they are, or SiLU(gate) * up. Buffers alternate: an even number of chunks."""
     if GATED:
-        _put(_gate_times_up(sums), desc, out, half, row, col)
-    else:
-        first, second = _halves(sums)
+        first, second = _halves(_gate_times_up(sums))
         _put(first, desc, out, 0, row, col)
         _put(second, desc, out, 1, row + 64, col)
+    else:
+        lo, hi = _halves(sums)
+        first, second = _halves(lo)
+        third, fourth = _halves(hi)
+        _put(first, desc, out, 0, row, col)
+        _put(second, desc, out, 1, row + 32, col)
+        _put(third, desc, out, 0, row + 64, col)
+        _put(fourth, desc, out, 1, row + 96, col)
 
 
 @gluon.jit
@@ -256,9 +262,9 @@ def _finish_half(sums, half: gl.constexpr, y_text, y_image, out, item, parts, fl
                     sums += gl.load(parts + (s.to(gl.int64) * 4 + UNIT) * (64 * 128) + _part_offsets(sums))
         col = (n_tile * 2 + WG) * (32 if GATED else 64)
         if expert_own & 1 == 0:
-            _store_half(sums, half, y_text, out, row + half * 128, col, GATED)
+            _store_half(sums, y_text, out, row + half * 128, col, GATED)
         else:
-            _store_half(sums, half, y_image, out, row + half * 128, col, GATED)
+            _store_half(sums, y_image, out, row + half * 128, col, GATED)
 
 
 @gluon.jit
@@ -276,12 +282,8 @@ def _finish_wide(acc, scale, bias, y_text, y_image, out, item, parts, flags, N, 
         for half in gl.static_range(2):
             if (expert_own >> (8 + WG * 2 + half)) & 1 == 0:
                 gl.store(flags + slot * 4 + WG * 2 + half, 1)
-        # A block that owns one half only breaks the alternation of buffers.
-        tma.store_wait(pendings=0)
     _finish_half(lo, 0, y_text, y_image, out, item, parts, flags, WG, GATED)
     _finish_half(hi, 1, y_text, y_image, out, item, parts, flags, WG, GATED)
-    if slot >= 0:
-        tma.store_wait(pendings=0)
 
 
 @gluon.jit

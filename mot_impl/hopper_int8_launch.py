@@ -19,8 +19,8 @@ def box(tensor: Tensor, rows: int, columns: int = 64) -> TensorDescriptor:
 
 
 def result_block(gated: bool) -> tuple[int, int]:
-    """Rows and columns of y that a warpgroup stores at once, through 8 KB of shared memory."""
-    return (128, 32) if gated else (64, 64)
+    """Rows and columns of y that a warpgroup stores at once, through 4 KB of shared memory."""
+    return (64, 32) if gated else (32, 64)
 
 
 def routed(x: Tensor, experts: Experts, route: Route, tile: Tile, gated: bool) -> Tensor:
