@@ -60,7 +60,7 @@ def roofline(
 
 
 def _measured(impl: str, dtype: str, tiles: Path | None, rounds: int, explain: bool) -> Measured:
-    """What to measure; of fused, its other accumulation and the rule's tiles too, and the table, to explain launches."""
+    """What to measure; of fused, its other accumulation and the rule's tiles too, and the table, if to explain."""
     from benchmarks.harness.impls import FUSED, load_impl
     from benchmarks.harness.roofline import Measured
     from motbench.implementation import resolve

@@ -8,7 +8,7 @@ import typing
 
 from benchmarks.harness import clock
 from benchmarks.harness.impls import REFERENCE, load_impl
-from benchmarks.harness.shapes import SHAPES
+from benchmarks.harness.shapes import LAYERS, SHAPES
 from benchmarks.harness.subject import Subject
 
 if typing.TYPE_CHECKING:
@@ -16,23 +16,26 @@ if typing.TYPE_CHECKING:
 
     from bagel.layers import KV, Block, MoTLayer
     from benchmarks.harness.shapes import Shape
-    from reference_impl.contract import MoTOps
+    from reference_impl.contract import Kind, MoTOps
 
 Place = tuple["torch.device", "torch.dtype"]
 
 
 def one_op(op: str, part: str, series: dict[str, str], place: Place) -> Subject:
-    """One op of the contract, `part` naming a linear layer; series has impl, shape and perhaps cache.
+    """One op of the contract, `part` naming a linear layer; series has impl, shape and perhaps cache and dtype.
+
+    A dtype is that of quantised experts, fp8 rows being quantised before anything is measured.
 
     For a cold cache there are as many copies of the inputs as clock.copies_for_cold asks for.
     """
     import torch
 
-    from benchmarks.harness import gate, inputs
+    from benchmarks.harness import inputs
 
     device, dtype = place
     ops, shape, work = load_impl(series["impl"]), SHAPES[series["shape"]], inputs.Work(op, part)
-    first = inputs.arguments(work, inputs.bagel_case(shape), dtype, device)
+    kind = series.get("dtype", "dense")
+    first = inputs.quantised(inputs.arguments(work, inputs.bagel_case(shape), dtype, device), kind)
     copies = 1
     if series.get("cache") == "cold":
         l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
@@ -42,13 +45,24 @@ def one_op(op: str, part: str, series: dict[str, str], place: Place) -> Subject:
         calls=[functools.partial(getattr(ops, op), *arguments) for arguments in every],
         device=device.type,
         # The reference is the specification: it has nothing to prove.
-        prove=(lambda: None) if series["impl"] == REFERENCE else functools.partial(gate.prove, ops, op, first),
-        tile=ops.describe_tile(inputs.problem(work, shape, dtype, device, inputs.in_blocks(first))),
+        prove=(lambda: None) if series["impl"] == REFERENCE else functools.partial(_prove, ops, op, first, kind),
+        tile=ops.describe_tile(inputs.problem(work, shape, dtype, device, inputs.in_blocks(first), kind)),
     )
 
 
+def _prove(ops: MoTOps, op: str, first: tuple[typing.Any, ...], kind: str) -> None:
+    from benchmarks.harness import gate
+
+    if kind == "dense":
+        gate.prove(ops, op, first)
+        return
+    from benchmarks.harness import scaled_products
+
+    gate.prove(ops, op, first, scaled_products.ordinary(op, first))
+
+
 def layer(series: dict[str, str], place: Place) -> Subject:
-    """One decoder layer of `bagel` behind a short context; series has impl and shape.
+    """One decoder layer of `bagel` behind a short context; series has impl, shape and perhaps the experts' dtype.
 
     Its weights are larger than any cache, so one copy is as cold as it gets.
     """
@@ -58,7 +72,8 @@ def layer(series: dict[str, str], place: Place) -> Subject:
 
     device, dtype = place
     ops = load_impl(series["impl"])
-    weights, x, block, past = _layer_inputs(series["shape"], place)
+    kind = series.get("dtype", "dense")
+    weights, x, block, past = _layer_inputs(series["shape"], place, kind)
 
     def run(ops: MoTOps = ops) -> torch.Tensor:
         return decoder_layer(ops, weights, x, block, past, QUIET)[0]
@@ -77,21 +92,22 @@ def layer(series: dict[str, str], place: Place) -> Subject:
         if not found.ok:
             raise RuntimeError(f"{ops.name}: the decoder layer disagrees with the reference: {found}")
 
-    return Subject(
-        [run], device.type, prove, tiles_of(ops, SHAPES[series["shape"]], dtype, device, block.route.image_first)
-    )
+    tiles = tiles_of(ops, SHAPES[series["shape"]], dtype, device, block.route.image_first, kind)
+    return Subject([run], device.type, prove, tiles)
 
 
-def tiles_of(ops: MoTOps, shape: Shape, dtype: torch.dtype, device: torch.device, in_blocks: bool) -> str:
+def tiles_of(
+    ops: MoTOps, shape: Shape, dtype: torch.dtype, device: torch.device, in_blocks: bool, kind: str = "dense"
+) -> str:
     """Which tiles a decoder layer of that shape uses, and from where; in_blocks: its rows are [image, text]."""
     from benchmarks.harness import inputs
 
     works = {"qkv": inputs.Work("linear", "qkv"), "o": inputs.Work("linear", "o"), "mlp": inputs.Work("gated_mlp")}
-    problems = {name: inputs.problem(work, shape, dtype, device, in_blocks) for name, work in works.items()}
+    problems = {name: inputs.problem(work, shape, dtype, device, in_blocks, kind) for name, work in works.items()}
     return "; ".join(f"{name} {ops.describe_tile(problem)}" for name, problem in problems.items())
 
 
-def _layer_inputs(shape_name: str, place: Place) -> tuple[MoTLayer, torch.Tensor, Block, KV]:
+def _layer_inputs(shape_name: str, place: Place, kind: str) -> tuple[MoTLayer, torch.Tensor, Block, KV]:
     from bagel.layers import KV, Block, MoTLayer
     from benchmarks.harness import inputs
 
@@ -108,6 +124,13 @@ def _layer_inputs(shape_name: str, place: Place) -> tuple[MoTLayer, torch.Tensor
         down=draw.experts("down"),
         eps=inputs.EPS,
     )
+    if kind != "dense":
+        from reference_impl.quantise import quantise
+
+        layers: dict[str, typing.Any] = {
+            name: quantise(getattr(weights, name), typing.cast("Kind", kind)) for name in LAYERS
+        }
+        weights = dataclasses.replace(weights, **layers)
     past = KV(*(draw.normal(name, inputs.CONTEXT, shape.n_kv_heads, shape.head_dim) for name in ("past_k", "past_v")))
     return weights, draw.x(shape.hidden), Block(draw.route(), draw.table(), causal=False, advance=1), past
 

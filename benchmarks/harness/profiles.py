@@ -56,16 +56,28 @@ def _kernel(name: str, axes: dict[str, tuple[str, ...]]) -> Benchmark:
     return Benchmark(name, "seconds", axes | {"impl": IMPLS, "shape": SHAPES, "cache": CACHES}, ROUNDS)
 
 
+QUANTISED = {"dtype": ("fp8", "int8"), "impl": (FUSED,), "shape": ("1026", "4098")}
+"""Quantised experts are for speed and memory on a GPU; their reference is a specification, which has no speed."""
+
 _FULL_STEPS = {"impl": FULL_SIZE_IMPLS, "shape": BAGEL_SHAPES}
 _FULL_PICTURES = {"task": FULL_SIZE_TASKS, "impl": (FUSED, GATHER_EAGER)}
 _FULL_SIZE = ("bagel", "mot_impl")
 
 _ALL = (
     _kernel("linear.track_seconds", {"layer": ("qkv", "o", "gate_up", "down")}),
+    Benchmark(
+        "linear.track_quantised_seconds",
+        "seconds",
+        {"layer": ("qkv", "o", "gate_up", "down"), **QUANTISED, "cache": ("cold",)},
+        ROUNDS,
+    ),
     _kernel("norm.track_seconds", {"kind": ("rms", "head", "add_rms", "qk_rotary")}),
     _kernel("mlp.track_seconds", {}),
+    Benchmark("mlp.track_quantised_seconds", "seconds", {**QUANTISED, "cache": ("cold",)}, ROUNDS),
     Benchmark("mlp.track_peak_memory", "bytes", {"impl": IMPLS, "shape": SHAPES}),
     Benchmark("layer.track_seconds", "seconds", {"impl": IMPLS, "shape": SHAPES}, ROUNDS, ("bagel",)),
+    Benchmark("layer.track_quantised_seconds", "seconds", QUANTISED, ROUNDS, ("bagel",)),
+    Benchmark("layer.track_quantised_peak_memory", "bytes", QUANTISED, packages=("bagel",)),
     Benchmark("layer.track_peak_memory", "bytes", {"impl": IMPLS, "shape": SHAPES}, packages=("bagel",)),
     Benchmark("generate.track_seconds", "seconds", {"task": TASKS, "impl": IMPLS}, ROUNDS, ("bagel",)),
     Benchmark("generate.track_peak_memory", "bytes", {"task": TASKS, "impl": IMPLS}, packages=("bagel",)),

@@ -64,6 +64,11 @@ def gated_linear(x: QuantisedRows, gate_up: Experts, route: Route, sums: Sums = 
     return (F.silu(gate) * up).to(x.dtype)
 
 
-def ordinary(op: str, sums: Sums) -> Callable[..., Tensor]:
-    """PyTorch's way to compute `op` ("linear" or "gated_linear") with these sums."""
-    return functools.partial({"linear": linear, "gated_linear": gated_linear}[op], sums=sums)
+def ordinary(op: str, arguments: tuple[typing.Any, ...], sums: Sums = "fast") -> Callable[..., Tensor] | None:
+    """PyTorch's way to compute `op` with these sums, to judge others by; None if it has none, or rows are not fp8."""
+    from reference_impl.contract import QuantisedRows
+
+    ways = {"linear": linear, "gated_linear": gated_linear}
+    if op not in ways or not isinstance(arguments[0], QuantisedRows) or not can(arguments[0], arguments[1]):
+        return None
+    return functools.partial(ways[op], sums=sums)

@@ -1,6 +1,8 @@
 """The subjects themselves: what proves them, and that a GPU can measure each of them."""
 
 import dataclasses
+import functools
+import sys
 
 import pytest
 import torch
@@ -51,6 +53,26 @@ def test_fused_op_is_proved_on_the_inputs_that_are_timed(op, part):
     subject = kernels.one_op(op, part, SMALL, CPU)
     subject.prove()
     torch.testing.assert_close(subject.calls[0](), subject.calls[0]())
+
+
+@pytest.mark.parametrize("dtype", ["fp8", "int8"])
+@pytest.mark.parametrize(("op", "part"), [ONE_OP[0], ONE_OP[-1]])
+def test_quantised_op_is_proved_on_the_inputs_that_are_timed(op, part, dtype):
+    subject = kernels.one_op(op, part, SMALL | {"dtype": dtype}, CPU)
+    subject.prove()
+    torch.testing.assert_close(subject.calls[0](), subject.calls[0]())
+
+
+@pytest.mark.parametrize("dtype", ["fp8", "int8"])
+def test_quantised_layer_is_proved(dtype):
+    kernels.layer(SMALL | {"dtype": dtype}, CPU).prove()
+
+
+@pytest.mark.parametrize("build", [functools.partial(kernels.one_op, "linear", "o"), kernels.layer])
+def test_a_commit_without_quantised_experts_is_not_measured(monkeypatch, build):
+    monkeypatch.setitem(sys.modules, "reference_impl.quantise", None)
+    with pytest.raises(ImportError, match=r"reference_impl\.quantise"):
+        build(SMALL | {"dtype": "fp8"}, CPU)
 
 
 def test_wrong_op_is_not_measured(monkeypatch):
