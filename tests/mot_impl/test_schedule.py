@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis.strategies import integers, sampled_from, tuples
 
-from mot_impl.schedule import AT_THE_END, PADDING, Item, Schedule, make
+from mot_impl.schedule import AT_THE_END, EQUAL_STEP, INT8_STEP, PADDING, Item, Schedule, make
 
 BLOCKS = 132
 FOREVER = 1 << 30
@@ -32,12 +32,15 @@ def problem(request):
     return request.param
 
 
+of_both_steps = pytest.mark.parametrize("step", [EQUAL_STEP, INT8_STEP], ids=["equal", "int8"])
+
+
 def lists(schedule: Schedule, kind: str):
     return [(block, item) for block, items in enumerate(getattr(schedule, kind)) for item in items]
 
 
-def tiles_of(rows: int, n_tiles: int) -> int:
-    return -(-rows // 128) * n_tiles
+def tiles_of(rows: int, n_tiles: int, rows_of_tile: int) -> int:
+    return -(-rows // rows_of_tile) * n_tiles
 
 
 def covered(schedule: Schedule, kind: str) -> Counter:
@@ -48,12 +51,21 @@ def covered(schedule: Schedule, kind: str) -> Counter:
     )
 
 
-def test_every_step_of_every_wide_tile_is_taken_once(problem):
+@of_both_steps
+def test_every_step_of_every_wide_tile_is_taken_once(problem, step):
     rows, n_tiles, k_steps = problem
-    schedule = make(*problem, BLOCKS)
+    schedule = make(*problem, BLOCKS, step=step)
     found = covered(schedule, "wide")
     wide = [count for expert, count in enumerate(rows) if expert != schedule.narrow_expert]
-    assert (set(found.values()) <= {1}, len(found)) == (True, sum(tiles_of(count, n_tiles) for count in wide) * k_steps)
+    tiles = sum(tiles_of(count, n_tiles, step.rows) for count in wide)
+    assert (set(found.values()) <= {1}, len(found)) == (True, tiles * k_steps)
+
+
+@of_both_steps
+def test_a_tile_begins_at_every_so_many_rows(problem, step):
+    rows, _, _ = problem
+    found = {(item.expert, item.row) for _, item in lists(make(*problem, BLOCKS, step=step), "wide")}
+    assert all(row % step.rows == 0 and row < rows[expert] for expert, row in found)
 
 
 def test_every_step_of_every_narrow_tile_is_taken_once(problem):
@@ -90,24 +102,26 @@ def test_exactly_the_parts_of_a_tile_are_added_up(problem, kind):
     assert added == left
 
 
+@of_both_steps
 @pytest.mark.parametrize("pieces", [0, 1, 2, 3, 4])
-def test_blocks_never_wait_for_each_other_for_ever(problem, pieces):
-    rows, n_tiles, k_steps = problem
-    assert blocks_that_wait_for_ever(make(rows, n_tiles, k_steps, BLOCKS, pieces=min(pieces, k_steps))) == []
+def test_blocks_never_wait_for_each_other_for_ever(problem, pieces, step):
+    schedule = make(*problem, BLOCKS, pieces=min(pieces, problem[2]), step=step)
+    assert blocks_that_wait_for_ever(schedule) == []
 
 
 @settings(deadline=None, max_examples=150, derandomize=True)
-@example(rows=(15, 707), n_tiles=45, k_steps=38, blocks=132, pieces=0)
-@example(rows=(10, 1047), n_tiles=3, k_steps=52, blocks=8, pieces=2)
+@example(rows=(15, 707), n_tiles=45, k_steps=38, blocks=132, pieces=0, step=EQUAL_STEP)
+@example(rows=(10, 1047), n_tiles=3, k_steps=52, blocks=8, pieces=2, step=EQUAL_STEP)
 @given(
     rows=tuples(integers(0, 40), integers(0, 1200)),
     n_tiles=integers(1, 48),
     k_steps=integers(1, 72),
     blocks=sampled_from((1, 8, 78, 132)),
     pieces=integers(0, 4),
+    step=sampled_from((EQUAL_STEP, INT8_STEP)),
 )
-def test_no_blocks_of_any_problem_wait_for_ever(rows, n_tiles, k_steps, blocks, pieces):
-    assert blocks_that_wait_for_ever(make(rows, n_tiles, k_steps, blocks, pieces=min(pieces, k_steps))) == []
+def test_no_blocks_of_any_problem_wait_for_ever(rows, n_tiles, k_steps, blocks, pieces, step):
+    assert blocks_that_wait_for_ever(make(rows, n_tiles, k_steps, blocks, pieces=min(pieces, k_steps), step=step)) == []
 
 
 def blocks_that_wait_for_ever(schedule: Schedule) -> list[int]:
@@ -214,8 +228,9 @@ def test_tables_hold_every_item_and_end_in_zeros():
     rows = [wide[i : i + 8] for i in range(0, len(wide), 8)]
     per_block = [rows[i : i + schedule.wide_rows] for i in range(0, len(rows), schedule.wide_rows)]
     counts = [head[4 * block] for block in range(4)]
+    steps = [sum(item.steps for item in (*schedule.wide[b], *schedule.narrow[b])) for b in range(4)]
     padding = [PADDING.own << 8, 0, 0, 0, 0, -1, 0, 0]
     ends = [block[count:] for block, count in zip(per_block, counts, strict=True)]
-    assert counts == [len(items) for items in schedule.wide]
+    assert (counts, head[3::4]) == ([len(items) for items in schedule.wide], steps)
     assert all(len(end) >= 2 and all(row == padding for row in end) for end in ends)
     assert len(narrow) == 4 * schedule.narrow_rows * 8
