@@ -20,25 +20,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from mot_impl.hopper import FOREVER, _fetch, _fetch_range
 from mot_impl.hopper_finish import _await_four, _fence, _halves, _silu_mul
-
-FOREVER = gl.constexpr(1 << 30)
-
-
-@gluon.jit
-def _fetch(items, i):
-    """Row i of a work list."""
-    p = items + i * 8
-    return (
-        gl.load(p),
-        gl.load(p + 1),
-        gl.load(p + 2),
-        gl.load(p + 3),
-        gl.load(p + 4),
-        gl.load(p + 5),
-        gl.load(p + 6),
-        gl.load(p + 7),
-    )
 
 
 @gluon.jit
@@ -67,11 +50,11 @@ def _produce(x_text, x_image, x_narrow, w_desc, w_ring, x_ring, ready, free, hea
     left = FOREVER
     if j < j_end:
         left = every
-    item = _fetch(wide, i)
-    ahead = _fetch(wide, i + 1)
+    item = _fetch_range(wide, i)
+    ahead = _fetch_range(wide, i + 1)
     k = item[3]
-    part = _fetch(narrow, j)
-    part_ahead = _fetch(narrow, j + 1)
+    part = _fetch_range(narrow, j)
+    part_ahead = _fetch_range(narrow, j + 1)
     t = part[1]
     while (i < i_end) | (j < j_end):
         if i < i_end:
@@ -97,7 +80,7 @@ def _produce(x_text, x_image, x_narrow, w_desc, w_ring, x_ring, ready, free, hea
                 i += 1
                 item = ahead
                 k = item[3]
-                ahead = _fetch(wide, i + 1)
+                ahead = _fetch_range(wide, i + 1)
         if (j < j_end) & ((left == 0) | (i == i_end)):
             bar = ready.index(slot)
             mbarrier.wait(free.index(slot), phase)
@@ -114,7 +97,7 @@ def _produce(x_text, x_image, x_narrow, w_desc, w_ring, x_ring, ready, free, hea
                 j += 1
                 part = part_ahead
                 t = part[1]
-                part_ahead = _fetch(narrow, j + 1)
+                part_ahead = _fetch_range(narrow, j + 1)
                 if j == j_end:
                     left = FOREVER
 
@@ -362,6 +345,8 @@ def _consume(y_text, y_image, y_narrow, w_ring, x_ring, ready, free, out, head, 
                     phase ^= 1
                 mbarrier.wait(ready.index(slot), phase, pred=to_come > 0)
                 w_next = _convert(w_ring.index(slot), dtype, WG, GATED)
+                # Nothing to wait for any more, but the assembler moves no conversion across it: all of them run while
+                # the products do. Without it half of them came after.
                 mbarrier.wait(ready.index(slot), phase, pred=to_come > 0)
                 acc, w, w_next = warpgroup_mma_wait(0, deps=(acc, w, w_next))
                 mbarrier.arrive(used)
