@@ -12,6 +12,9 @@ import pytest
 SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448}
 """Bytes that one block may use, by compute capability."""
 
+EIGHT_BIT = {"_quantise_kernel", "_quantised_norm_kernel"}
+"""Kernels that make 8-bit floats, which begin with capability 8.9."""
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -43,7 +46,8 @@ def test_every_kernel_is_compiled_in_every_dtype(compiled):
 
 def test_every_kernel_is_compiled_for_every_chip(compiled):
     found = {(one["kernel"], one["capability"]) for one in compiled.variants}
-    assert found == {(kernel, capability) for kernel in compiled.kernels for capability in SHARED_MEMORY}
+    declared = {(kernel, capability) for kernel in compiled.kernels for capability in SHARED_MEMORY}
+    assert found == declared - {(kernel, 80) for kernel in EIGHT_BIT}
 
 
 def test_no_kernel_spills_registers(compiled):
