@@ -8,6 +8,7 @@ from torch import Tensor
 from mot_impl import int8
 from mot_impl.device import INTERPRETED, launch, require_fp8, require_supported, require_unit_stride
 from mot_impl.products import Accumulation, add_product
+from mot_impl.quantise import quantise_rows
 from mot_impl.routing import tile_coordinates, tile_rows
 from mot_impl.tiles import Tile, TileTable
 from reference_impl.checks import check_linear
@@ -84,8 +85,6 @@ def operand(x: Rows, experts: Experts, route: Route) -> Rows:
     if experts.kind == "fp8":
         require_fp8(x.dtype, x.device)
         if isinstance(x, Tensor):
-            from mot_impl.quantise import quantise_rows
-
             x = quantise_rows(x, route, experts.input_scale)
     tensors = (experts.weight,) if experts.bias is None else (experts.weight, experts.bias)
     require_supported(x, *tensors)
