@@ -235,9 +235,11 @@ def fetch_scales(x_scale, w_scale, item, N, n_image, n_all, WG: gl.constexpr, GA
     ROW: gl.constexpr = gl.SliceLayout(1, gl.NVMMADistributedLayout([3, 0], [4, 1], instr_shape=[16, 256, 32]))
     c = _columns(item, N, GATED)
     r = item[1] + WG * 64 + gl.arange(0, 64, layout=ROW)
-    if not SCALED:
-        return gl.zeros_like(r).to(gl.float32), gl.zeros_like(c).to(gl.float32)
-    expert = item[0] & 1
-    r += gl.where(expert == 0, n_image, 0)
-    of_columns = gl.load(w_scale + expert * N + c, mask=c < N, other=0.0)
-    return gl.load(x_scale + r, mask=r < n_all, other=0.0), of_columns
+    if SCALED:
+        expert = item[0] & 1
+        r += gl.where(expert == 0, n_image, 0)
+        of_rows = gl.load(x_scale + r, mask=r < n_all, other=0.0)
+        of_columns = gl.load(w_scale + expert * N + c, mask=c < N, other=0.0)
+    else:
+        of_rows, of_columns = gl.zeros_like(r).to(gl.float32), gl.zeros_like(c).to(gl.float32)
+    return of_rows, of_columns
