@@ -34,7 +34,8 @@ POWER = 0.9
 MATTERS = {"gpu": 0.005, "cpu": 0.02}
 """Smallest change of a kernel or a layer that matters, by profile. Half of what should be found for certain."""
 MATTERS_END_TO_END = {"gpu": 0.01, "cpu": 0.02}
-END_TO_END = "generate."
+END_TO_END = ("generate.", "full_size.")
+"""Benchmarks of a step or a picture."""
 
 SLOW_CLOCK = 0.97
 """A process whose usual clock is below this share of the others' does not count."""

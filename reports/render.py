@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from benchmarks.harness.records import EXIT_CODES, Status, write_atomic
-from reports import dashboard, gallery, numerics, page, selftest, speed, speed_page, timing, verdict, words
+from reports import dashboard, gallery, numerics, page, selftest, speed, speed_page, timing, verdict, whole, words
 from reports.item import AREAS, SEVERITY, worst
 from reports.night import Night
 from reports.plots import Shelf
@@ -144,7 +144,7 @@ def speed_pages(site: Site, night: Night) -> None:
     """Kernels against the card's limits, pictures by stage, and comparisons."""
     kernels, unread = speed_page.kernels(site.results)
     compared, more = speed_page.comparisons(site.results)
-    stages = speed_page.stages(night.stages)
+    stages, found = speed_page.stages(night.stages), whole.read(site.results)
     values = {
         "root": "",
         "kernels": kernels,
@@ -152,7 +152,8 @@ def speed_pages(site: Site, night: Night) -> None:
         "stages": stages,
         "stage_names": list(dict.fromkeys(name for row in stages for name in row.seconds)),
         "comparisons": compared,
-        "damage": [*unread, *more],
+        "whole": found,
+        "damage": [*unread, *more, *found.damage],
         "page_status": "",
     }
     _write(site, site.folder / "speed.html", "speed.html", values)

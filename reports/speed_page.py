@@ -22,6 +22,7 @@ from benchmarks.harness.records import (
 from reports import joint
 from reports.joint import Joint
 from reports.timing import Key, key
+from reports.whole import dtype_of
 
 RUNS = 20
 """Rooflines and comparisons that are shown, newest first; older ones stay in the results folder."""
@@ -32,10 +33,12 @@ class KernelRow:
     """One op at one size. The floor is the time that the card's limits allow, None where neither flops nor bytes were
     counted; a way that was not measured is None too.
 
+    dtype   bf16, fp16, fp8 or int8: of the experts
     shares  way -> how much of what the card can do it reaches: floor / time; empty without a floor
     """
 
     point: RooflinePoint
+    dtype: str
     floor: float | None
     fused: float
     reference: float | None
@@ -124,7 +127,7 @@ def choices(found: list[Kernels]) -> dict[str, list[str]]:
     names = {
         "machine": {one.machine for one in found},
         "op": {row.point.name for one in found for row in one.rows},
-        "dtype": {one.run.dtype for one in found},
+        "dtype": {row.dtype for one in found for row in one.rows},
         "shape": {str(row.point.m) for one in found for row in one.rows},
     }
     return {name: sorted(values) for name, values in names.items()}
@@ -136,7 +139,10 @@ def _kernel(point: RooflinePoint, run: Roofline) -> KernelRow:
     others = {name: value for name, value in medians.items() if name not in (FUSED, GATHER, DENSE)}
     best = min(others.items(), key=lambda item: item[1], default=None)
     shares = {} if floor is None else {name: floor / value for name, value in medians.items()}
-    return KernelRow(point, floor, medians[FUSED], medians.get(GATHER), medians.get(DENSE), best, shares, _dots(shares))
+    dtype = dtype_of(run.dtype, point.kind)
+    return KernelRow(
+        point, dtype, floor, medians[FUSED], medians.get(GATHER), medians.get(DENSE), best, shares, _dots(shares)
+    )
 
 
 def _dots(shares: dict[str, float]) -> Markup:

@@ -60,6 +60,21 @@ function filters() {
   return { ...found, again: items.filter((item) => !item.hidden).length };
 }
 
+/** Bars of the whole model: how long each is drawn, and where its floor stands, beside what its row says. */
+function bars() {
+  const rows = [...document.querySelectorAll("#step tbody tr")].filter((row) => row.querySelector(".span"));
+  return rows.map((row) => {
+    const [bar, floor] = [row.querySelector(".span"), row.querySelector(".span i")];
+    return { way: row.querySelector("th").textContent.trim(), drawn: bar.getBoundingClientRect().width,
+      floor: floor.getBoundingClientRect().left - bar.getBoundingClientRect().left };
+  });
+}
+
+/** Plots without a table in the same section. */
+function alone() {
+  return all("svg.dots, .span, .stack-bar").filter((plot) => !plot.closest("section").querySelector("table")).length;
+}
+
 async function series() {
   const link = document.querySelector("#rows a");
   const before = location.href;
@@ -89,6 +104,7 @@ addEventListener("load", async () => {
       Object.assign(found, await pictures());
       if (document.querySelector(".stage")) Object.assign(found, { slider: slider(), views: views() });
       if (document.querySelector("[data-filters]")) found.filters = filters();
+      if (document.getElementById("step")) Object.assign(found, { bars: bars(), alone: alone() });
       if (document.getElementById("rows")) found.series = await series();
     }
   } catch (error) {

@@ -74,6 +74,22 @@ def test_a_link_leads_to_a_filtered_page(look: Look) -> None:
     assert look("trends.html", hash="#op=linear+qkv")["restored"]["hidden"] > 0
 
 
+@pytest.mark.parametrize("width", [400, 1600])
+def test_bars_are_as_long_as_the_times_that_they_stand_for(seen: Look, width: int) -> None:
+    bars = {bar["way"]: bar for bar in seen("speed.html", width, width == 400)["bars"]}
+    fused, eager = bars["fused"], bars["gather/scatter, eager"]
+    assert fused["drawn"] / eager["drawn"] == pytest.approx(0.25, abs=0.02)  # 25 of 100 ms
+    assert fused["floor"] / fused["drawn"] == pytest.approx(0.8, abs=0.1)  # 20 of 25 ms
+
+
+def test_every_plot_has_a_table_beside_it(seen: Look) -> None:
+    assert seen("speed.html")["alone"] == 0
+
+
+def test_kernels_are_filtered_by_the_dtype_of_their_experts(look: Look) -> None:
+    assert look("speed.html", hash="#dtype=fp8")["restored"]["hidden"] > 0
+
+
 def test_a_series_opens_reads_by_keyboard_and_closes_by_back(seen: Look) -> None:
     found = seen("trends.html")["series"]
     assert [found["opened"], found["changed"], found["closed"]] == [True] * 3
