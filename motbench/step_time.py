@@ -43,7 +43,6 @@ def step_time(
     from benchmarks.harness.records import write_json
     from motbench.implementation import resolve
 
-    ops, device, precision = resolve(impl, "cuda", dtype, tiles)
     asked = against or ["dense", "gather", "sorted"]
     if unknown := sorted(set(asked) - set(step_time.COMPILED.values())):
         raise ValueError(f"way {unknown[0]!r} is not one of {', '.join(step_time.COMPILED.values())}")
@@ -54,6 +53,7 @@ def step_time(
     kinds = list(dict.fromkeys(quantise or []))
     if wrong_kinds := sorted(set(kinds) - {"fp8", "int8"}):
         raise ValueError(f"kind {wrong_kinds[0]!r} is not one of fp8, int8")
+    ops, device, precision = resolve(impl, "cuda", dtype, tiles)
     options = f"--impl {impl} --dtype {dtype} --layers {layers} --rounds {rounds}"
     options += "".join(f" --size {m}" for m in sizes) + "".join(f" --against {way}" for way in asked)
     options += "".join(f" --quantise {kind}" for kind in kinds) + (f" --tiles {tiles}" if tiles else "")

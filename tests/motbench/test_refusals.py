@@ -71,3 +71,17 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert message in done.stderr
     assert (done.stdout, len(done.stderr.strip().splitlines())) == ("", 1)
     assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(["--quantise", "int4"], "kind 'int4' is not one of fp8, int8", id="kind"),
+        pytest.param(["--size", "1000"], "size 1000 is not one of 1026, 4098, 8208", id="size"),
+        pytest.param(["--against", "eager"], "way 'eager' is not one of dense, gather, sorted", id="way"),
+    ],
+)
+def test_a_step_that_cannot_be_measured_is_refused_before_a_gpu_is_asked_for(options: list[str], message: str) -> None:
+    command = [sys.executable, "-P", "-m", "motbench", "step-time", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, message in done.stderr, len(done.stderr.splitlines())) == (2, True, 1), done.stderr
