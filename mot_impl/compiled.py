@@ -215,14 +215,14 @@ def _hopper_int8(problem: Problem, tile: Tile, bias: bool) -> Asked:
     # No value is read: a few of them stand for a matrix.
     value, weights = torch.empty(256, 64, dtype=problem.dtype), torch.empty(256, 64, dtype=torch.int8)
     known: dict[str, Any] = {
-        name: box(value, rows) for name, rows in (("x_text", 256), ("x_image", 256), ("x_narrow", 16))
+        name: box(value, rows) for name, rows in (("x_text", tile.block_m), ("x_image", tile.block_m), ("x_narrow", 16))
     }
     known |= {"w_desc": box(weights, 64 if gated else 128)}
-    known |= {name: box(value, *result_block(gated)) for name in ("y_text", "y_image")}
+    known |= {name: box(value, *result_block(tile.block_m, gated)) for name in ("y_text", "y_image")}
     known |= dict.fromkeys(("y_narrow", "bias"), MockTensor(problem.dtype))
     known |= dict.fromkeys(("scale", "parts", "narrow_parts"), MockTensor(torch.float32))
     known |= dict.fromkeys(("head", "wide", "narrow", "flags", "narrow_flags"), MockTensor(torch.int32))
-    known |= {"GATED": gated, "HAS_BIAS": bias, "STAGES": tile.stages}
+    known |= {"GATED": gated, "HAS_BIAS": bias, "TOKENS": tile.block_m, "STAGES": tile.stages}
     # What is left are counts, which the kernel does not specialise on.
     arguments = {name: known.get(name, 1) for name in _hopper_int8_kernel.arg_names}
     return _hopper_int8_kernel, arguments, {"num_warps": 4}

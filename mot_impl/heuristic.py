@@ -26,9 +26,18 @@ HOPPER_TILES: dict[str, Tile] = {
 """By kind of experts. A step is 128 bytes of each row of x: 64 values of 16 bits, 128 of 8. int8 weights are the left
 operand, of 64 rows a warpgroup: all registers that sums have are its 256 rows of x."""
 
+INT8_FEW_ROWS = (
+    dataclasses.replace(HOPPER_TILES["int8"], block_m=64, stages=12),
+    dataclasses.replace(HOPPER_TILES["int8"], block_m=128, stages=8),
+)
+"""Of int8 weights, for as many rows: what x leaves of the shared memory goes to weights in flight."""
+
 HOPPER_ROWS = 128
 """From how many rows the Hopper kernel is chosen; below, its tiles of 128 rows are mostly padding. Measured on an H100
 with 2 text rows: the four layers of 128 rows together take 0.83 of the plain kernel's time, those of 64 rows 1.23."""
+
+INT8_HOPPER_ROWS = 17
+"""The same for int8 weights, whose kernel has tiles of 64 rows; an expert of up to 16 is narrow there, too."""
 
 HOPPER_TRITON = "3.6."
 """The Triton whose Gluon mot_impl/hopper*.py are written in."""
@@ -38,10 +47,16 @@ def rule(problem: Problem) -> TileChoice:
     """The choice for a problem that no file knows."""
     if INTERPRETED:
         return TileChoice(interpreter_tile(problem), "interpreter")
-    if problem.m >= HOPPER_ROWS and hopper_can(problem):
-        return TileChoice(HOPPER_TILES[problem.kind], "heuristic")
+    if problem.m >= (INT8_HOPPER_ROWS if problem.kind == "int8" else HOPPER_ROWS) and hopper_can(problem):
+        return TileChoice(hopper_tile(problem), "heuristic")
     asynchronous = torch.cuda.get_device_capability(problem.device)[0] in ASYNCHRONOUS
     return TileChoice(heuristic_tile(problem, shared_memory(problem.device), asynchronous), "heuristic")
+
+
+def hopper_tile(problem: Problem) -> Tile:
+    """The tile of the Hopper kernel; of int8 weights the one whose tiles of rows are the least padding."""
+    few = [tile for tile in INT8_FEW_ROWS if problem.m <= tile.block_m] if problem.kind == "int8" else []
+    return few[0] if few else HOPPER_TILES[problem.kind]
 
 
 def hopper_can(problem: Problem) -> bool:

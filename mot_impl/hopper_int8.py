@@ -35,8 +35,8 @@ def _load_weights(w_desc, bar, w, row, k, N, GATED: gl.constexpr):
 
 
 @gluon.jit
-def _produce(x_text, x_image, x_narrow, w_desc, w_ring, x_ring, ready, free, head, wide, narrow, wide_rows,
-             narrow_rows, N, narrow_expert, GATED: gl.constexpr, STAGES: gl.constexpr):  # fmt: skip
+def _produce(x_text, x_image, x_narrow, w_desc, w_ring, x_ring, ready, free, head, wide, narrow, wide_rows, narrow_rows,
+             N, narrow_expert, GATED: gl.constexpr, TOKENS: gl.constexpr, STAGES: gl.constexpr):  # fmt: skip
     """Fill the ring in exactly the order in which _consume empties it."""
     TILE_N: gl.constexpr = 64 if GATED else 128
     pid = gl.program_id(0)
@@ -64,7 +64,7 @@ def _produce(x_text, x_image, x_narrow, w_desc, w_ring, x_ring, ready, free, hea
             for _ in range(steps):
                 bar = ready.index(slot)
                 mbarrier.wait(free.index(slot), phase)
-                mbarrier.expect(bar, 256 * 64 * 2 + 128 * 64)
+                mbarrier.expect(bar, TOKENS * 64 * 2 + 128 * 64)
                 if expert == 0:
                     tma.async_copy_global_to_shared(x_text, [item[1], k * 64], bar, x_ring.index(slot))
                 else:
@@ -201,26 +201,28 @@ def _put(chunk, desc, out, buffer: gl.constexpr, row, col):
 
 @gluon.jit
 def _store_half(sums, desc, out, row, col, GATED: gl.constexpr):
-    """[64 weight rows, 128 tokens] as they are, or SiLU(gate) * up. Buffers alternate: an even number of chunks."""
+    """[64 weight rows, tokens] as they are, or SiLU(gate) * up. Buffers alternate: an even number of chunks."""
+    CHUNK: gl.constexpr = desc.block_shape[0]
     if GATED:
         first, second = _halves(_gate_times_up(sums))
         _put(first, desc, out, 0, row, col)
-        _put(second, desc, out, 1, row + 64, col)
+        _put(second, desc, out, 1, row + CHUNK, col)
     else:
         lo, hi = _halves(sums)
         first, second = _halves(lo)
         third, fourth = _halves(hi)
         _put(first, desc, out, 0, row, col)
-        _put(second, desc, out, 1, row + 32, col)
-        _put(third, desc, out, 0, row + 64, col)
-        _put(fourth, desc, out, 1, row + 96, col)
+        _put(second, desc, out, 1, row + CHUNK, col)
+        _put(third, desc, out, 0, row + 2 * CHUNK, col)
+        _put(fourth, desc, out, 1, row + 3 * CHUNK, col)
 
 
 @gluon.jit
 def _part_offsets(sums):
+    C: gl.constexpr = sums.shape[1]
     r = gl.arange(0, 64, layout=gl.SliceLayout(1, sums.type.layout)).to(gl.int64)
-    c = gl.arange(0, 128, layout=gl.SliceLayout(0, sums.type.layout)).to(gl.int64)
-    return r[:, None] * 128 + c[None, :]
+    c = gl.arange(0, C, layout=gl.SliceLayout(0, sums.type.layout)).to(gl.int64)
+    return r[:, None] * C + c[None, :]
 
 
 @gluon.jit
@@ -228,7 +230,7 @@ def _leave_half(sums, half: gl.constexpr, item, parts, WG: gl.constexpr):
     """Unless this block owns these sums: leave them for the block that does."""
     UNIT: gl.constexpr = WG * 2 + half
     if (item[0] >> (8 + UNIT)) & 1 == 0:
-        gl.store(parts + (item[5].to(gl.int64) * 4 + UNIT) * (64 * 128) + _part_offsets(sums), sums)
+        gl.store(parts + (item[5].to(gl.int64) * 4 + UNIT) * (64 * sums.shape[1]) + _part_offsets(sums), sums)
 
 
 @gluon.jit
@@ -242,18 +244,18 @@ def _finish_half(sums, half: gl.constexpr, y_text, y_image, out, item, parts, fl
             _await_four(flags + UNIT, get_first, get_last, slot, 4)
             for s in range(get_first, get_last):
                 if s != slot:
-                    sums += gl.load(parts + (s.to(gl.int64) * 4 + UNIT) * (64 * 128) + _part_offsets(sums))
+                    sums += gl.load(parts + (s.to(gl.int64) * 4 + UNIT) * (64 * sums.shape[1]) + _part_offsets(sums))
         col = (n_tile * 2 + WG) * (32 if GATED else 64)
         if expert_own & 1 == 0:
-            _store_half(sums, y_text, out, row + half * 128, col, GATED)
+            _store_half(sums, y_text, out, row + half * sums.shape[1], col, GATED)
         else:
-            _store_half(sums, y_image, out, row + half * 128, col, GATED)
+            _store_half(sums, y_image, out, row + half * sums.shape[1], col, GATED)
 
 
 @gluon.jit
 def _finish_wide(acc, scale, bias, y_text, y_image, out, item, parts, flags, N, WG: gl.constexpr, GATED: gl.constexpr,
                  HAS_BIAS: gl.constexpr, L: gl.constexpr):  # fmt: skip
-    """Store 64 x 256 sums. Of a tile that several blocks share, each owns some halves of tokens and leaves the rest."""
+    """Store 64 x TOKENS sums. Of a tile that several blocks share, each owns some halves and leaves the rest."""
     expert_own, _, n_tile, k_start, _, slot, _, _ = item
     acc = _scaled(acc, scale, bias, _rows(n_tile, N, WG, GATED, L), expert_own & 1, N, k_start == 0, HAS_BIAS)
     lo, hi = _halves(acc)
@@ -306,9 +308,9 @@ def _store_narrow(sums, y, first, n_out, n_rows):
 @gluon.jit
 def _consume(y_text, y_image, y_narrow, w_ring, x_ring, ready, free, out, head, wide, narrow, wide_rows, narrow_rows,
              scale, bias, parts, narrow_parts, flags, narrow_flags, N, narrow_expert, n_rows, WG: gl.constexpr,
-             GATED: gl.constexpr, HAS_BIAS: gl.constexpr, STAGES: gl.constexpr):  # fmt: skip
+             GATED: gl.constexpr, HAS_BIAS: gl.constexpr, TOKENS: gl.constexpr, STAGES: gl.constexpr):  # fmt: skip
     """One warpgroup's half of every tile: multiply what arrives, release the slot, store what is complete."""
-    L: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, 256, 16])
+    L: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, TOKENS, 16])
     LN: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, 16, 16])
     dtype: gl.constexpr = x_ring.dtype
     pid = gl.program_id(0)
@@ -328,7 +330,7 @@ def _consume(y_text, y_image, y_narrow, w_ring, x_ring, ready, free, out, head, 
     ahead = _fetch(wide, i + 1)
     t = gl.load(narrow + j * 8 + 1)
     t_end = gl.load(narrow + j * 8 + 2)
-    acc = gl.zeros([64, 256], gl.float32, L)
+    acc = gl.zeros([64, TOKENS], gl.float32, L)
     acc_narrow = gl.zeros([64, 16], gl.float32, LN)
     mbarrier.wait(ready.index(0), 0, pred=to_come > 0)
     w = _convert(w_ring.index(0), dtype, WG, GATED)
@@ -356,7 +358,7 @@ def _consume(y_text, y_image, y_narrow, w_ring, x_ring, ready, free, out, head, 
             if k == item[4]:
                 _finish_wide(acc, scale, bias, y_text, y_image, out, item, parts, flags, N, WG, GATED, HAS_BIAS, L)
                 # A fresh accumulator: kept across the epilogue, the old one would be spilled.
-                acc = gl.zeros([64, 256], gl.float32, L)
+                acc = gl.zeros([64, TOKENS], gl.float32, L)
                 i += 1
                 item = ahead
                 k = item[3]
@@ -393,16 +395,17 @@ def _consume(y_text, y_image, y_narrow, w_ring, x_ring, ready, free, out, head, 
 @gluon.jit(do_not_specialize=["wide_rows", "narrow_rows", "N", "narrow_expert", "n_rows"])
 def _hopper_int8_kernel(x_text, x_image, x_narrow, w_desc, y_text, y_image, y_narrow, scale, bias, head, wide, narrow,
                         wide_rows, narrow_rows, parts, narrow_parts, flags, narrow_flags, N, narrow_expert, n_rows,
-                        GATED: gl.constexpr, HAS_BIAS: gl.constexpr, STAGES: gl.constexpr):  # fmt: skip
+                        GATED: gl.constexpr, HAS_BIAS: gl.constexpr, TOKENS: gl.constexpr,
+                        STAGES: gl.constexpr):  # fmt: skip
     """x_*, w_desc, y_*: TMA descriptors of each expert's rows of x [M, K], of the weights int8 [2N, K], of
     y [M, n_out]. scale float32 [2, N]."""
     dtype: gl.constexpr = x_text.dtype
     WEIGHTS: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=64, element_bitwidth=8, rank=2)
     PAIRS: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=64, element_bitwidth=16, rank=2)
-    TOKENS: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    ROWS: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     w_ring = gl.allocate_shared_memory(gl.int8, [STAGES, 128, 64], WEIGHTS)
     w_pairs = w_ring._reinterpret(gl.int16, [STAGES, 128, 32], PAIRS)
-    x_ring = gl.allocate_shared_memory(dtype, [STAGES, 256, 64], TOKENS)
+    x_ring = gl.allocate_shared_memory(dtype, [STAGES, TOKENS, 64], ROWS)
     out_0 = gl.allocate_shared_memory(dtype, [2, y_text.block_shape[0], y_text.block_shape[1]], y_text.layout)
     out_1 = gl.allocate_shared_memory(dtype, [2, y_text.block_shape[0], y_text.block_shape[1]], y_text.layout)
     ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
@@ -416,12 +419,12 @@ def _hopper_int8_kernel(x_text, x_image, x_narrow, w_desc, y_text, y_image, y_na
         [
             (_consume, (y_text, y_image, y_narrow, w_pairs, x_ring, ready, free, out_0, head, wide, narrow, wide_rows,
                         narrow_rows, scale, bias, parts, narrow_parts, flags, narrow_flags, N, narrow_expert, n_rows, 0,
-                        GATED, HAS_BIAS, STAGES)),
+                        GATED, HAS_BIAS, TOKENS, STAGES)),
             (_consume, (y_text, y_image, y_narrow, w_pairs, x_ring, ready, free, out_1, head, wide, narrow, wide_rows,
                         narrow_rows, scale, bias, parts, narrow_parts, flags, narrow_flags, N, narrow_expert, n_rows, 1,
-                        GATED, HAS_BIAS, STAGES)),
+                        GATED, HAS_BIAS, TOKENS, STAGES)),
             (_produce, (x_text, x_image, x_narrow, w_desc, w_ring, x_ring, ready, free, head, wide, narrow, wide_rows,
-                        narrow_rows, N, narrow_expert, GATED, STAGES)),
+                        narrow_rows, N, narrow_expert, GATED, TOKENS, STAGES)),
         ],
         [4, 1],
         [232, 40],

@@ -18,9 +18,9 @@ def box(tensor: Tensor, rows: int, columns: int = 64) -> TensorDescriptor:
     return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [rows, columns], layout)
 
 
-def result_block(gated: bool) -> tuple[int, int]:
-    """Rows and columns of y that a warpgroup stores at once, through 4 KB of shared memory."""
-    return (64, 32) if gated else (32, 64)
+def result_block(tokens: int, gated: bool) -> tuple[int, int]:
+    """Rows and columns of y that a warpgroup stores at once, one part in four or eight of its own."""
+    return (tokens // 4, 32) if gated else (tokens // 8, 64)
 
 
 def routed(x: Tensor, experts: Experts, route: Route, tile: Tile, gated: bool) -> Tensor:
@@ -52,21 +52,21 @@ def routed(x: Tensor, experts: Experts, route: Route, tile: Tile, gated: bool) -
     with torch.cuda.device_of(x):
         n_tiles, k_steps = -(-n_out // (64 if gated else 128)), -(-k // 64)
         rows = (route.n_text, n_image)
-        tables = _tables(rows, n_tiles, k_steps, tile.group_m, tile.pieces, x.device, schedule.INT8_STEP)
+        tables = _tables(rows, n_tiles, k_steps, tile.group_m, tile.pieces, x.device, schedule.INT8_STEPS[tile.block_m])
         plan, flags = tables.plan, _flags(tables, x.device)
         # A descriptor of no rows cannot be made; nothing reads the one that stands in for it.
         x_image, x_text = (x[:n_image] if n_image else x), (x[n_image:] if n_image < m else x)
         y_image, y_text = (y[:n_image] if n_image else y), (y[n_image:] if n_image < m else y)
         x_narrow, y_narrow = (x_image, y_image) if plan.narrow_expert == 1 else (x_text, y_text)
-        y_block = result_block(gated)
-        parts = torch.empty(max(plan.wide_parts, 1) * 128 * 256, dtype=torch.float32, device=x.device)
+        y_block = result_block(tile.block_m, gated)
+        parts = torch.empty(max(plan.wide_parts, 1) * 128 * tile.block_m, dtype=torch.float32, device=x.device)
         narrow_parts = torch.empty(max(plan.narrow_parts, 1) * 128 * 16, dtype=torch.float32, device=x.device)
         _hopper_int8_kernel[(plan.blocks,)](
-            box(x_text, 256), box(x_image, 256), box(x_narrow, 16),
+            box(x_text, tile.block_m), box(x_image, tile.block_m), box(x_narrow, 16),
             box(weight.view(2 * n, k), 64 if gated else 128), box(y_text, *y_block), box(y_image, *y_block),
             y_narrow, experts.scale.contiguous(), y if bias is None else bias.contiguous(),
             tables.head, tables.wide, tables.narrow, plan.wide_rows, plan.narrow_rows,
             parts, narrow_parts, flags, flags[4 * plan.wide_parts :], n, plan.narrow_expert, x_narrow.shape[0],
-            GATED=gated, HAS_BIAS=bias is not None, STAGES=tile.stages, num_warps=4,
+            GATED=gated, HAS_BIAS=bias is not None, TOKENS=tile.block_m, STAGES=tile.stages, num_warps=4,
         )  # fmt: skip
     return y

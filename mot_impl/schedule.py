@@ -39,8 +39,12 @@ class Step:
 
 EQUAL_STEP = Step()
 """x and weights of one width: 128 rows of x by 256 of the weights."""
-INT8_STEP = Step(rows=256, narrow_cost=0.4, delivered=180)
-"""256 rows of x in half precision by 128 of int8 weights, a quarter of the bytes. narrow_cost is an estimate."""
+INT8_STEPS = {
+    64: Step(rows=64, narrow_cost=1.0, delivered=50),
+    128: Step(rows=128, narrow_cost=0.7, delivered=90),
+    256: Step(rows=256, narrow_cost=0.4, delivered=180),
+}
+"""By rows of x, in half precision, by 128 of int8 weights: 8 KB of weights, whatever time it takes. All estimates."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from mot_impl.compiled import SHARED_MEMORY, compile_tile
-from mot_impl.heuristic import ASYNCHRONOUS, HOPPER_TILES, heuristic_tile
+from mot_impl.heuristic import ASYNCHRONOUS, HOPPER_TILES, INT8_FEW_ROWS, heuristic_tile
 from mot_impl.tiles import Tile
 from reference_impl.contract import Problem
 
@@ -29,6 +29,8 @@ def variants() -> Iterator[tuple[Problem, Tile, bool, int]]:
     chips."""
     for dtype, op, bias in itertools.product(HALVES, OPS, (False, True)):
         yield problem(op, dtype, 1026, ALIGNED), HOPPER_TILES["int8"], bias, 90
+    for op, tile in itertools.product(OPS, INT8_FEW_ROWS):
+        yield problem(op, torch.bfloat16, tile.block_m, ALIGNED), tile, True, 90
     for op, m in itertools.product(OPS, (1, 64, 512, 4098)):
         one = problem(op, torch.bfloat16, m, ALIGNED)
         yield one, heuristic_tile(one), True, 90

@@ -10,7 +10,7 @@ from benchmarks.harness.gate import compare
 from benchmarks.harness.inputs import Case, Work, arguments, quantised
 from benchmarks.harness.shapes import BAGEL, ODD, SMALL, Shape
 from mot_impl import hopper_int8_launch, int8
-from mot_impl.heuristic import HOPPER_TILES
+from mot_impl.heuristic import HOPPER_TILES, INT8_FEW_ROWS
 from mot_impl.tiles import Tile
 from reference_impl.contract import Experts, Route
 
@@ -51,15 +51,22 @@ CASES = [
     sorted_case("bagel_4098", 4098, 2, BAGEL, bias="qkv"),
     sorted_case("bagel_8208", 8208, 16, BAGEL, bias="qkv"),
 ]
+FEW = [
+    sorted_case("few_text_1", 1, 1),
+    sorted_case("few_text_2_of_60", 60, 2),
+    sorted_case("few_text_130", 130, 130),
+    sorted_case("few_bagel_1", 1, 1, BAGEL, bias="qkv"),
+    sorted_case("few_bagel_64", 64, 64, BAGEL, bias="qkv"),
+    sorted_case("few_bagel_64_with_2_of_text", 64, 2, BAGEL, bias="qkv"),
+]
 
 
 def made(work: Work, case: Case, dtype: torch.dtype = torch.bfloat16):
     return quantised(arguments(work, case, dtype, DEVICE), "int8")
 
 
-def on_hopper(work: Work):
+def on_hopper(work: Work, tile: Tile = HOPPER_TILES["int8"]):
     """OPS with the Hopper kernel whatever the table says."""
-    tile = HOPPER_TILES["int8"]
     plan = lambda x, experts, route: hopper_int8_launch.routed(x, experts, route, tile, work.op == "gated_linear")  # noqa: E731
     return dataclasses.replace(OPS, **{work.op: plan})
 
@@ -75,6 +82,15 @@ def by_index(work: Work, tile: Tile):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_hopper_kernel_agrees_with_the_reference(case, work):
     found = compare(on_hopper(work), work.op, made(work, case))
+    assert found.ok, found
+
+
+@hopper
+@pytest.mark.parametrize("work", WORK, ids=lambda work: work.name)
+@pytest.mark.parametrize("tile", INT8_FEW_ROWS, ids=str)
+@pytest.mark.parametrize("case", FEW, ids=lambda case: case.name)
+def test_the_hopper_kernel_agrees_in_tiles_for_few_rows(case, tile, work):
+    found = compare(on_hopper(work, tile), work.op, made(work, case))
     assert found.ok, found
 
 

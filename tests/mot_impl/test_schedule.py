@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis.strategies import integers, sampled_from, tuples
 
-from mot_impl.schedule import AT_THE_END, EQUAL_STEP, INT8_STEP, PADDING, Item, Schedule, make
+from mot_impl.schedule import AT_THE_END, EQUAL_STEP, INT8_STEPS, PADDING, Item, Schedule, make
 
 BLOCKS = 132
 FOREVER = 1 << 30
@@ -32,7 +32,7 @@ def problem(request):
     return request.param
 
 
-of_both_steps = pytest.mark.parametrize("step", [EQUAL_STEP, INT8_STEP], ids=["equal", "int8"])
+of_both_steps = pytest.mark.parametrize("step", [EQUAL_STEP, INT8_STEPS[256]], ids=["equal", "int8"])
 
 
 def lists(schedule: Schedule, kind: str):
@@ -118,7 +118,7 @@ def test_blocks_never_wait_for_each_other_for_ever(problem, pieces, step):
     k_steps=integers(1, 72),
     blocks=sampled_from((1, 8, 78, 132)),
     pieces=integers(0, 4),
-    step=sampled_from((EQUAL_STEP, INT8_STEP)),
+    step=sampled_from((EQUAL_STEP, *INT8_STEPS.values())),
 )
 def test_no_blocks_of_any_problem_wait_for_ever(rows, n_tiles, k_steps, blocks, pieces, step):
     assert blocks_that_wait_for_ever(make(rows, n_tiles, k_steps, blocks, pieces=min(pieces, k_steps), step=step)) == []
