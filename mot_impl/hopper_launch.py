@@ -116,7 +116,7 @@ def routed(
         )
     if m == 0 or n_out == 0:
         return y
-    with torch.cuda.device_of(x):
+    with torch.cuda.device_of(values):
         n_tiles = -(-n_out // (128 if gated else 256))
         rows, k_steps = (route.n_text, n_image), -(-k // tile.block_k)
         tables = _tables(rows, n_tiles, k_steps, tile.group_m, tile.pieces, x.device)
