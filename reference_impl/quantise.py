@@ -64,7 +64,9 @@ def absmax_scale(x: Tensor, largest: float) -> Tensor:
     if x.shape[-1] == 0:
         return x.new_ones(x.shape[:-1])
     absmax = x.abs().amax(-1)
-    return torch.where(absmax == 0, 1.0, (absmax / largest).clamp(min=SMALLEST_SCALE))
+    # Divided by a tensor: by a number, PyTorch multiplies by its reciprocal on a GPU, and other bits come out.
+    scale = absmax / torch.full_like(absmax, largest)
+    return torch.where(absmax == 0, 1.0, scale.clamp(min=SMALLEST_SCALE))
 
 
 def to_fp8(x: Tensor, scale: Tensor) -> Tensor:
