@@ -112,7 +112,7 @@ def _quantised_norm_kernel(
     y = y.to(x_ptr.dtype.element_ty).to(tl.float32)
     scale = tl.load(input_scale_ptr + expert) if FIXED else scale_of(magnitude(y))
     tl.store(scale_ptr + row, scale, mask=mask_h)
-    tl.store(values_ptr + offs, fp8_bits(y, scale), mask=mask)
+    tl.store(values_ptr + offs, fp8_bits(y, scale, FIXED), mask=mask)
 
 
 def rms_norm(x: Tensor, gain: Tensor, route: Route, eps: float) -> Tensor:

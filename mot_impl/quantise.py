@@ -34,13 +34,16 @@ class CutBlock:
     @classmethod
     def of(cls, m: int, k: int) -> "CutBlock":
         """One row a program; two parts where one power of two would be padding by a third or more: 18944 is 16384 and
-        4096, not 32768. In the interpreter, whose cost is per program, as many rows as a million values hold."""
+        4096, not 32768. In the interpreter, whose cost is per program, as many rows as a million values hold.
+
+        A warp keeps twice what it keeps of a norm. Measured on an H100, 8208 rows of 18944: 162 us with 8 warps, 206
+        with 16, 269 with 32; a copy of as many bytes took 196."""
         require(k <= WIDEST, "width is {} but quantise_rows takes at most {}", k, WIDEST, error=NotImplementedError)
         padded = triton.next_power_of_2(max(k, 1))
         rest = triton.next_power_of_2(k - padded // 2) if k > padded // 2 > 0 else padded
         width, rest = (padded // 2, rest) if rest <= padded // 4 else (padded, 0)
         rows = min(max(1, 2**20 // padded), triton.next_power_of_2(max(m, 1))) if INTERPRETED else 1
-        return cls(rows, width, rest, min(32, max(4, width // PER_WARP)))
+        return cls(rows, width, rest, min(32, max(4, width // (2 * PER_WARP))))
 
     def __str__(self) -> str:
         where = "interpreter" if INTERPRETED else "heuristic"
@@ -62,18 +65,23 @@ def scale_of(largest):
 
 
 @triton.jit
-def fp8_bits(wide, scale):
-    """[rows, D] float32 over [rows] as the bits of float8_e4m3fn: clamped, to nearest even; not finite becomes NaN."""
+def fp8_bits(wide, scale, FIXED: tl.constexpr):
+    """[rows, D] float32 over [rows] as the bits of float8_e4m3fn: clamped, to nearest even; not finite becomes NaN.
+
+    A chip's own cast clamps and keeps NaN, and over a row's own scale, then infinite too, infinity is NaN already. So
+    FIXED scales cost two operations a value, and the others none.
+    """
     scaled = wide * tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), scale)[:, None]
-    clamped = tl.minimum(tl.maximum(scaled, -LARGEST), LARGEST)
-    # Zero, or NaN if not finite, which clamping would make a number; a mask of it would take a register a value.
-    clamped += wide - wide
-    return _rounded(clamped) if BY_HAND else clamped.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
+    if FIXED:
+        # Zero, or NaN if not finite, which clamping would make a number; a mask of it would take a register a value.
+        scaled = tl.minimum(tl.maximum(scaled, -LARGEST), LARGEST) + (wide - wide)
+    return _rounded(scaled) if BY_HAND else scaled.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
 
 
 @triton.jit
 def _rounded(x):
-    """float32 within +-448, or NaN, as e4m3, to nearest even: 20 bits of significand go, and 120 of exponent's bias."""
+    """float32 as e4m3, to nearest even, if it is NaN or at most a roundoff beyond +-448: 20 bits of significand go, and
+    120 of the exponent's bias."""
     bits = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - 960
     # Below 2^-6 a code is a number of 2^-9: the unit in the last place of 2^14.
@@ -107,9 +115,9 @@ def _quantise_kernel(
             largest = tl.maximum(largest, magnitude(rest), propagate_nan=tl.PropagateNan.ALL)
         scale = scale_of(largest)
     tl.store(scale_ptr + row, scale, mask=mask_r)
-    tl.store(values_ptr + (row * D)[:, None] + offs_d, fp8_bits(x, scale), mask=mask)
+    tl.store(values_ptr + (row * D)[:, None] + offs_d, fp8_bits(x, scale, FIXED), mask=mask)
     if BLOCK_REST > 0:
-        tl.store(values_ptr + (row * D)[:, None] + offs_rest, fp8_bits(rest, scale), mask=mask_rest)
+        tl.store(values_ptr + (row * D)[:, None] + offs_rest, fp8_bits(rest, scale, FIXED), mask=mask_rest)
 
 
 def quantise_rows(x: Tensor, route: Route, input_scale: Tensor | None = None) -> QuantisedRows:
