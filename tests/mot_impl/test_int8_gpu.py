@@ -148,7 +148,6 @@ def test_rows_that_tma_cannot_address_are_refused():
 TILES = [
     Tile(16, 32, 128, 2, 5),
     Tile(16, 32, 128, 2, 5, pieces=4),
-    Tile(16, 64, 128, 4, 4, pieces=2),
     Tile(64, 64, 128, 4, 4, pieces=2),
     Tile(128, 128, 64, 8, 3),
 ]
