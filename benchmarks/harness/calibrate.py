@@ -7,12 +7,12 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
-import reference_impl
 from bagel.pipeline import BagelPipeline
-from benchmarks.harness import goldens, images
+from benchmarks.harness import goldens, images, precision
 from benchmarks.harness.calibrate_files import Figures, Runs, rounded
 from benchmarks.harness.fault import Fault, Place, Setting
 from benchmarks.harness.faults import FAULTS
@@ -22,19 +22,22 @@ from benchmarks.harness.goldens import Made, Plan
 from benchmarks.harness.images import RGB
 from benchmarks.harness.impls import REFERENCE, said
 from benchmarks.harness.known_good import Variant, variants
+from reference_impl import OPS
+from reference_impl.contract import Kind as Quantised
 from reference_impl.contract import MoTOps
 
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes pictures of one case with any implementation; weights are loaded once per dtype."""
+    """Makes pictures of one case with any implementation; weights are loaded once per dtype and kind."""
 
     case: GoldenCase
     device: torch.device
+    quantise: Quantised | None = None
 
     def pipeline(self, ops: MoTOps, dtype: torch.dtype) -> BagelPipeline:
         """The case's model with these ops."""
-        loaded = _loaded(self.case.checkpoint, self.device, dtype)
+        loaded = _loaded(self.case.checkpoint, Plan(REFERENCE, OPS, OPS, self.device, dtype, self.quantise))
         transformer = dataclasses.replace(loaded.model.transformer, ops=ops)
         own = dataclasses.replace(loaded, model=dataclasses.replace(loaded.model, transformer=transformer))
         return self.case.fitted(own)
@@ -49,14 +52,15 @@ class Maker:
 
 
 @functools.lru_cache(maxsize=4)
-def _loaded(checkpoint: object, device: torch.device, dtype: torch.dtype) -> BagelPipeline:
-    return BagelPipeline.from_checkpoint(str(checkpoint), reference_impl.OPS, device, dtype)
+def _loaded(checkpoint: Path, plan: Plan) -> BagelPipeline:
+    return goldens.loaded(checkpoint, plan.ops, plan)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One case in one dtype on one device: what is measured at once.
+    """One case in one precision on one device: what is measured at once.
 
+    quantise  kind of the linear layers; drift is measured from the same golden, so what quantising costs is in it
     runs    how many known-good runs
     faults  which faults are injected into this case
     anew    drift is measured from the picture that the reference makes now, which is to become the golden
@@ -68,11 +72,12 @@ class Task:
     runs: int
     faults: Sequence[Fault]
     anew: bool = False
+    quantise: Quantised | None = None
 
     @property
     def dtype_name(self) -> str:
-        """float32, not torch.float32."""
-        return str(self.dtype).removeprefix("torch.")
+        """The precision: float32, or float32-fp8."""
+        return precision.named(self.dtype, self.quantise)
 
 
 def assigned(cases: Sequence[GoldenCase]) -> dict[str, list[Fault]]:
@@ -91,18 +96,25 @@ def measure(task: Task) -> Figures:
     Drift is measured from the golden or, where there is none that holds, from the picture that would become it. Raises
     OSError or ValueError for a case that cannot be read or made.
     """
-    case, make = task.case, Maker(task.case, task.device)
+    case, make = task.case, Maker(task.case, task.device, task.quantise)
     reference = as_judged(make, task.dtype)
     approved = Made() if task.anew else goldens.approved(case)
-    golden = candidate(make) if approved.picture is None or approved.error else approved.picture
+    golden = candidate(Maker(case, task.device)) if approved.picture is None or approved.error else approved.picture
     expected: dict[Kind, Made] = {"parity": reference, "drift": Made(golden)}
     good, bad = _Rows(task.dtype_name), _Rows(task.dtype_name)
-    for variant in variants(task.runs, task.device, task.dtype):
+    for variant in variants(task.runs, task.device, task.dtype, task.quantise):
         good.add(variant.name, expected, _varied(make, variant, task.dtype))
     if lost := [name for name, whole in zip(good.names, good.whole, strict=True) if not whole]:
         raise ValueError(f"{case.name}: {', '.join(lost)} made no picture, though right by construction")
     for fault in task.faults:
-        made = _broken(make, fault, task.dtype)
+        try:
+            made = _broken(make, fault, task.dtype)
+        except Exception:
+            if task.quantise is None:
+                raise
+            made = Made()
+        if task.quantise and made.picture is None:
+            continue  # faults are written for dense weights: one that cannot be injected says nothing of the limits
         # A fault of the pipeline is in the reference's pictures too: only the golden knows better.
         bad.add(fault.name, expected if fault.part == "implementation" else {**expected, "parity": made}, made)
     return Figures(
@@ -117,13 +129,12 @@ def measure(task: Task) -> Figures:
 
 def as_judged(make: Maker, dtype: torch.dtype) -> Made:
     """The reference's picture as a check and an approval make it."""
-    return _painter(make.device, dtype)(make.case)
+    return _painter(make.device, dtype, make.quantise)(make.case)
 
 
 @functools.lru_cache(maxsize=4)
-def _painter(device: torch.device, dtype: torch.dtype) -> goldens.Painter:
-    ops = reference_impl.OPS
-    return goldens.painter(ops, Plan(REFERENCE, ops, ops, device, dtype))
+def _painter(device: torch.device, dtype: torch.dtype, quantise: Quantised | None) -> goldens.Painter:
+    return goldens.painter(OPS, Plan(REFERENCE, OPS, OPS, device, dtype, quantise))
 
 
 def candidate(make: Maker) -> RGB:
@@ -141,7 +152,7 @@ def _varied(make: Maker, variant: Variant, dtype: torch.dtype) -> Made:
 
 def _broken(make: Maker, fault: Fault, dtype: torch.dtype) -> Made:
     """The picture with the fault; none if it raises, which is as good as seen."""
-    setting = Setting(make.pipeline(reference_impl.OPS, dtype), make.case.image_request())
+    setting = Setting(make.pipeline(OPS, dtype), make.case.image_request())
     broken = fault.inject(setting, Place(f"{fault.name}/{make.case.name}/0"))
     try:
         return goldens.made_of(broken.pipeline.generate(broken.request))

@@ -37,7 +37,7 @@ from benchmarks.harness.golden_folders import (
 )
 from benchmarks.harness.golden_limits import judge, score
 from benchmarks.harness.golden_words import words
-from benchmarks.harness.goldens import Against, Plan, reproduce
+from benchmarks.harness.goldens import Against, Plan, loaded, reproduce
 from benchmarks.harness.images import RGB
 from benchmarks.harness.impls import said
 from benchmarks.harness.records import Golden
@@ -201,7 +201,7 @@ def answerer(ops: MoTOps, plan: Plan) -> Callable[[AnswerCase], Answer]:
 
     @functools.cache
     def load(checkpoint: Path) -> BagelPipeline:
-        return BagelPipeline.from_checkpoint(checkpoint, ops, plan.device, plan.dtype)
+        return loaded(checkpoint, ops, plan)
 
     def answer(case: AnswerCase) -> Answer:
         try:

@@ -20,8 +20,8 @@ JUDGED: dict[bool, tuple[str, ...]] = {
     False: ("absmax", "share_over_0", "ssim_worst_tile", "flip_worst_tile", "latent_relative_l2", "latent_absmax"),
     True: ("p99_9", "mean", "bias", "bias_block", "psnr", "ssim_worst_tile", "flip_worst_tile", "latent_relative_l2"),
 }
-"""Metrics that calibration sets limits for; the key says whether the dtype is half precision. Its pictures differ in
-every pixel, so the largest difference grows with their number and has no limit.
+"""Metrics that calibration sets limits for; the key says whether pictures differ in every pixel, as in half precision
+and with quantised layers: the largest difference grows with their number and has no limit.
 """
 
 
@@ -89,8 +89,8 @@ def _outside(name: str, value: float, limit: float) -> bool:
 
 
 def judged_metrics(kind: Kind, dtype: str) -> tuple[str, ...]:
-    """Metrics that calibration sets limits for. A golden holds no latents."""
-    chosen = JUDGED[dtype in ("float16", "bfloat16")]
+    """Metrics that calibration sets limits for, in a precision (precision.py). A golden holds no latents."""
+    chosen = JUDGED[dtype != "float32"]
     return tuple(name for name in chosen if kind == "parity" or not name.startswith("latent_"))
 
 

@@ -12,7 +12,7 @@ from benchmarks.harness.impls import said
 from benchmarks.harness.records import Golden
 from benchmarks.harness.trace import Subject, trace
 from benchmarks.harness.trace_runs import Bench
-from reference_impl.contract import MoTOps
+from reference_impl.contract import Kind, MoTOps
 
 TRACED = 3
 """Cases of one check that are traced: a trace costs some dozen pictures, and a broken kernel is outside everywhere."""
@@ -26,6 +26,7 @@ class Locator:
     """Adds to records what a trace says. Counts the cases that it has traced.
 
     impl, ops  what is judged, beside the reference `witness`
+    quantise   the kind of its linear layers; a trace knows dense ones only
     """
 
     impl: str
@@ -33,6 +34,7 @@ class Locator:
     witness: MoTOps
     device: torch.device
     dtype: torch.dtype
+    quantise: Kind | None = None
     sentences: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, record: Golden, case: GoldenCase) -> Golden:
@@ -43,7 +45,9 @@ class Locator:
         return dataclasses.replace(record, words=said_of(record, case))
 
     def _of_parity(self, record: Golden, case: GoldenCase) -> str:
-        if len(self.sentences) >= TRACED:
+        if self.quantise is not None:
+            self.sentences[case.name] = f"outside: {self.quantise} layers are not traced; {record.reason}"
+        elif len(self.sentences) >= TRACED:
             self.sentences[case.name] = f"outside: not traced, as {TRACED} other cases were; {record.reason}"
         else:
             self.sentences[case.name] = self._traced(record, case)

@@ -15,20 +15,21 @@ import numpy as np
 import torch
 
 from bagel.pipeline import BagelPipeline, GeneratedImage
-from benchmarks.harness import images, stack
+from benchmarks.harness import images, precision, stack
 from benchmarks.harness.golden_case import EXPECTED, GoldenCase
 from benchmarks.harness.golden_draw import draw
 from benchmarks.harness.golden_known import known_good
-from benchmarks.harness.golden_limits import Kind, judge, score
+from benchmarks.harness.golden_limits import Kind as Judged
+from benchmarks.harness.golden_limits import judge, score
 from benchmarks.harness.golden_locate import Locator
 from benchmarks.harness.golden_words import same, words
 from benchmarks.harness.images import RGB
 from benchmarks.harness.impls import FUSED, REFERENCE, said
 from benchmarks.harness.records import Golden, LatentError, Status
-from reference_impl.contract import MoTOps
+from reference_impl.contract import Kind, MoTOps
 
 Against = typing.Literal["reference", "golden"]
-KINDS: dict[Against, Kind] = {"reference": "parity", "golden": "drift"}
+KINDS: dict[Against, Judged] = {"reference": "parity", "golden": "drift"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Plan:
 
     impl     as it is typed: reference, fused or package.module:OPS
     witness  the reference; if `ops` is the witness itself there is no parity to judge, only drift
+    quantise  kind of the linear layers of both, fp8 or int8; None as the checkpoint has them
     """
 
     impl: str
@@ -44,11 +46,12 @@ class Plan:
     witness: MoTOps
     device: torch.device
     dtype: torch.dtype
+    quantise: Kind | None = None
 
     @property
     def dtype_name(self) -> str:
-        """The dtype as it is typed: float32, not torch.float32."""
-        return str(self.dtype).removeprefix("torch.")
+        """The precision, whose limits judge it: float32, or float32-fp8."""
+        return precision.named(self.dtype, self.quantise)
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,11 @@ class Selectable(typing.Protocol):
 Case = typing.TypeVar("Case", bound=Selectable)
 
 
+def limited(cases: Iterable[GoldenCase], plan: Plan) -> list[GoldenCase]:
+    """The cases that have limits in the plan's precision: quantised layers are judged on those that were calibrated."""
+    return [case for case in cases if plan.dtype_name in case.limits["parity"]]
+
+
 def selected(cases: Iterable[Case], impl: str, device: torch.device) -> list[Case]:
     """The cases that an implementation is judged on: on a CPU, where fused is interpreted, it gets the short ones."""
     interpreted = impl == FUSED and device.type == "cpu"
@@ -140,7 +148,7 @@ def _judged(
     goldens: Iterable[tuple[GoldenCase, Made]], plan: Plan, out: Path, paint: Callable[[MoTOps, Plan], Painter]
 ) -> Iterator[Golden]:
     judged, witness = paint(plan.ops, plan), paint(plan.witness, plan)
-    locate = Locator(plan.impl, plan.ops, plan.witness, plan.device, plan.dtype)
+    locate = Locator(plan.impl, plan.ops, plan.witness, plan.device, plan.dtype, plan.quantise)
     for case, golden in goldens:
         start = time.perf_counter()
         made = judged(case)
@@ -153,7 +161,7 @@ def _judged(
         yield locate(_record(case, plan, "golden", finding, out, start), case)
 
 
-def _valid(finding: Finding, case: GoldenCase, kind: Kind, plan: Plan) -> Finding:
+def _valid(finding: Finding, case: GoldenCase, kind: Judged, plan: Plan) -> Finding:
     """The finding, or not measured if it rests on limits that no longer belong to the case."""
     void = case.void(kind, plan.dtype_name)
     return dataclasses.replace(finding, status="not-measured", reason=void) if void and finding.comparison else finding
@@ -168,7 +176,7 @@ def painter(ops: MoTOps, plan: Plan) -> Painter:
 
     @functools.cache
     def load(checkpoint: Path) -> BagelPipeline:
-        pipeline = BagelPipeline.from_checkpoint(checkpoint, ops, plan.device, plan.dtype)
+        pipeline = loaded(checkpoint, ops, plan)
         return pipeline.with_graphs(2) if plan.impl in (FUSED, REFERENCE) else pipeline
 
     def paint(case: GoldenCase) -> Made:
@@ -182,6 +190,13 @@ def painter(ops: MoTOps, plan: Plan) -> Painter:
             return Made(error=said(error))
 
     return paint
+
+
+def loaded(checkpoint: Path, ops: MoTOps, plan: Plan) -> BagelPipeline:
+    """The checkpoint as a plan has it. Of commits before quantised layers only these are refused."""
+    if plan.quantise is None:
+        return BagelPipeline.from_checkpoint(checkpoint, ops, plan.device, plan.dtype)
+    return BagelPipeline.from_checkpoint(checkpoint, ops, plan.device, plan.dtype, quantise=plan.quantise)
 
 
 def _patient(ops: MoTOps, plan: Plan) -> Painter:
@@ -252,8 +267,9 @@ def latent_values(errors: list[LatentError]) -> dict[str, float]:
 
 def reproduce(case: str, plan: Plan) -> str:
     """One line that judges this case again."""
-    words = ("motbench", "golden", "check", "--case", case, "--impl", plan.impl)
-    return shlex.join((*words, "--device", plan.device.type, "--dtype", plan.dtype_name))
+    words = ("motbench", "golden", "check", "--case", case, "--impl", plan.impl, "--device", plan.device.type)
+    kind = ("--quantise", plan.quantise) if plan.quantise else ()
+    return shlex.join((*words, "--dtype", precision.named(plan.dtype, None), *kind))
 
 
 def _no_golden(case: GoldenCase) -> str:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 import reference_impl
+from benchmarks.harness.good_sums import tiled
 from benchmarks.harness.known_good import (
     MOVED,
     MOVED_IN_HALF,
@@ -29,7 +30,6 @@ from benchmarks.harness.known_good import (
     reordered,
     rounded_once,
     threads,
-    tiled,
 )
 from benchmarks.harness.storing import storing
 from reference_impl.contract import MoTOps, Problem, Rotary, Route, accumulation_dtype

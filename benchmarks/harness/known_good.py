@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,13 +15,14 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import reference_impl
+from benchmarks.harness.good_sums import as_taken, tiled
 from benchmarks.harness.storing import storing
-from reference_impl.contract import Experts, MoTOps, Route, accumulation_dtype, upcast
+from reference_impl.contract import Experts, Kind, MoTOps, QuantisedRows, Route, Rows, upcast
+from reference_impl.quantise import quantise_rows
 from reference_impl.tolerance import HALF, truth_dtype
 
 MOVED = 0.5
@@ -33,9 +33,6 @@ MOVED_IN_HALF = (0.02, 0.1)
 
 NAMES = ("linear", "rms_norm", "head_rms_norm", "rotary", "gated_linear", "gated_mlp", "attention")
 """Ops of the contract that return one tensor. What becomes of rms_norm becomes of add_rms_norm: by_norm."""
-
-TILES, SPLITS = (16, 32, 64, 128), (1, 2, 4, 8)
-"""Columns of K that are added up at once, and parts of K that are added up apart."""
 
 BATCHES = ((2, 1), (3, 0))
 """Pictures that are made together, and which of them is judged."""
@@ -60,7 +57,7 @@ class Variant:
     batch: tuple[int, int] = (1, 0)
 
 
-def variants(count: int, device: torch.device, dtype: torch.dtype) -> list[Variant]:
+def variants(count: int, device: torch.device, dtype: torch.dtype, quantise: Kind | None = None) -> list[Variant]:
     """`count` known-good ways to compute in `dtype` on `device`, the families in turn; the same for the same arguments.
 
     wider         the whole model in the wider dtype, once: a more exact kernel is no fault
@@ -69,6 +66,7 @@ def variants(count: int, device: torch.device, dtype: torch.dtype) -> list[Varia
     library       PyTorch's own alternatives: threads, attention, convolutions, on a GPU cuBLAS too
     batch         the picture beside others, first or last
     moved         a share of every op's results moved by one unit in the last place: another library's functions
+    accumulator   of fp8 only: sums in as many bits as Hopper's tensor cores keep
     """
     wider = truth_dtype(dtype)
     made = [Variant("wider", f"whole model in {str(wider).removeprefix('torch.')}", _reference, dtype=wider)]
@@ -84,6 +82,10 @@ def variants(count: int, device: torch.device, dtype: torch.dtype) -> list[Varia
     for share in MOVED_IN_HALF if dtype in HALF else (MOVED,):
         name = f"{share:.0%} moved"
         families.append([Variant("moved", f"{name} {seed}", partial(reordered, seed, share)) for seed in range(count)])
+    if quantise == "fp8":
+        families.append(
+            [Variant("accumulator", f"short sums {seed}", partial(tiled, seed, True)) for seed in range(count)]
+        )
     rounds = itertools.zip_longest(*families)
     made += [variant for each in rounds for variant in each if variant is not None]
     return made[:count]
@@ -177,13 +179,29 @@ class Jitter:
 
 
 def by_norm(ops: MoTOps) -> MoTOps:
-    """`ops` with add_rms_norm made of a sum and their rms_norm."""
+    """`ops` with add_rms_norm made of a sum and their rms_norm; and what an fp8 layer takes made of both."""
 
     def add_rms_norm(x: Tensor, other: Tensor, *rest: typing.Any) -> tuple[Tensor, Tensor]:
         total = x + other
         return total, ops.rms_norm(total, *rest)
 
-    return dataclasses.replace(ops, add_rms_norm=add_rms_norm)
+    def quantised_rms_norm(
+        x: Tensor, gain: Tensor, route: Route, eps: float, input_scale: Tensor | None
+    ) -> QuantisedRows:
+        return quantise_rows(ops.rms_norm(x, gain, route, eps), route, input_scale)
+
+    def quantised_add_rms_norm(
+        x: Tensor, other: Tensor, gain: Tensor, route: Route, eps: float, input_scale: Tensor | None
+    ) -> tuple[Tensor, QuantisedRows]:
+        total, normed = add_rms_norm(x, other, gain, route, eps)
+        return total, quantise_rows(normed, route, input_scale)
+
+    return dataclasses.replace(
+        ops,
+        add_rms_norm=add_rms_norm,
+        quantised_rms_norm=quantised_rms_norm,
+        quantised_add_rms_norm=quantised_add_rms_norm,
+    )
 
 
 def reordered(seed: int, share: float = MOVED) -> MoTOps:
@@ -216,68 +234,22 @@ def rounded_once(seed: int) -> MoTOps:
     chosen = [name for name in (*NAMES, "qk_norm_rotary") if seed == 0 or torch.rand((), generator=generator) < 0.5]
 
     def wide(op: Callable[..., typing.Any]) -> Callable[..., typing.Any]:
-        def run(x: Tensor, *args: typing.Any) -> typing.Any:
-            dtype = truth_dtype(x.dtype)
+        def run(x: Rows, *args: typing.Any) -> typing.Any:
+            dtype, x = truth_dtype(x.dtype), as_taken(x, *args)
             return upcast(op(upcast(x, dtype), *(upcast(arg, dtype) for arg in args)), x.dtype)
 
         return run
 
+    def gated_mlp(x: Rows, gate_up: Experts, down: Experts, route: Route) -> Tensor:
+        """Of fp8 experts not at once: rows are rounded and quantised between the two."""
+        if down.kind == "fp8":
+            return typing.cast(Tensor, wide(ops.linear)(wide(ops.gated_linear)(x, gate_up, route), down, route))
+        return typing.cast(Tensor, wide(ops.gated_mlp)(x, gate_up, down, route))
+
     ops = reference_impl.OPS
-    widened = {name: wide(getattr(ops, name)) for name in chosen}
+    widened = {name: wide(getattr(ops, name)) for name in chosen} | (
+        {"gated_mlp": gated_mlp} if "gated_mlp" in chosen else {}
+    )
     if "qk_norm_rotary" in widened:
         widened["qk_norm_rotary"] = storing(widened["qk_norm_rotary"])
     return by_norm(dataclasses.replace(ops, name=f"rounded once {seed}", **widened))
-
-
-def tiled(seed: int) -> MoTOps:
-    """The reference with every linear layer's sum over K in blocks, in an order that the seed chooses.
-
-    Sums are in float32 (float64 for float64) and rounded once, as in a kernel. The tile, the number of parts that are
-    added up apart, and the order of the blocks are drawn for each call; gate and up are rounded, or not, for the whole
-    run.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    rounds_gate = bool(torch.rand((), generator=generator) < 0.5)
-
-    def total(x: Tensor, experts: Experts, route: Route) -> Tensor:
-        tile, parts = (
-            options[int(torch.randint(len(options), (), generator=generator))] for options in (TILES, SPLITS)
-        )
-        y = x.new_empty(route.n_rows, experts.n_out, dtype=accumulation_dtype(x.dtype))
-        order = torch.randperm(math.ceil(experts.n_in / tile), generator=generator)
-        for expert, rows in enumerate(route.expert_rows):
-            y[rows] = _blocked(x[rows], experts.weight[expert], tile, order, parts)
-            if experts.bias is not None:
-                y[rows] += experts.bias[expert].to(y.dtype)
-        return y
-
-    def linear(x: Tensor, experts: Experts, route: Route) -> Tensor:
-        return total(x, experts, route).to(x.dtype)
-
-    def gated_linear(x: Tensor, gate_up: Experts, route: Route) -> Tensor:
-        both = total(x, gate_up, route)
-        gate, up = (both.to(x.dtype).to(both.dtype) if rounds_gate else both).chunk(2, dim=-1)
-        return (F.silu(gate) * up).to(x.dtype)
-
-    def gated_mlp(x: Tensor, gate_up: Experts, down: Experts, route: Route) -> Tensor:
-        return linear(gated_linear(x, gate_up, route), down, route)
-
-    return dataclasses.replace(
-        reference_impl.OPS, name=f"tiles {seed}", linear=linear, gated_linear=gated_linear, gated_mlp=gated_mlp
-    )
-
-
-def _blocked(x: Tensor, weight: Tensor, tile: int, order: Tensor, parts: int) -> Tensor:
-    """x [M, K] @ weight [N, K].T as sums of blocks of `tile` columns, in `order`, in `parts` that are added up last."""
-    wide = accumulation_dtype(x.dtype)
-    padded = len(order) * tile - x.shape[1]
-    blocks_x = F.pad(x.to(wide), (0, padded)).view(len(x), len(order), tile).transpose(0, 1)
-    blocks_w = F.pad(weight.to(wide), (0, padded)).view(len(weight), len(order), tile).permute(1, 2, 0)
-    products = torch.bmm(blocks_x, blocks_w)
-    sums = []
-    for part in order.tensor_split(parts):
-        found = products.new_zeros(products.shape[1:])
-        for block in part.tolist():
-            found = found + products[block]
-        sums.append(found)
-    return torch.stack(sums).sum(0)

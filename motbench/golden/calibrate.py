@@ -11,6 +11,7 @@ from pathlib import Path
 
 import typer
 
+from benchmarks.harness.precision import DTYPES as EVERY
 from motbench.golden.common import goldens_folder
 
 if typing.TYPE_CHECKING:
@@ -19,12 +20,12 @@ if typing.TYPE_CHECKING:
     from benchmarks.harness.golden_case import GoldenCase
 
 Opt = typer.Option
-DTYPES = ["float32", "bfloat16", "float16"]
+DTYPES = list(EVERY)
 
 
 @dataclass(frozen=True)
 class How:
-    """What is measured of each case, as it is typed."""
+    """What is measured of each case, as it is typed. dtypes: precisions by name (harness/precision.py)."""
 
     device: str
     dtypes: list[str]
@@ -38,6 +39,9 @@ def calibrate(
     case: typing.Annotated[list[str] | None, Opt(metavar="NAME", help="only this case; may be repeated")] = None,
     device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
     dtype: typing.Annotated[list[str], Opt(help="may be repeated; all three unless given")] = DTYPES,
+    quantise: typing.Annotated[
+        str | None, Opt(metavar="KIND", help="fp8 or int8: of pictures whose linear layers are kept so")
+    ] = None,
     runs: typing.Annotated[int, Opt(min=6, help="known-good runs of each case in each dtype")] = 40,
     jobs: typing.Annotated[int, Opt(min=1, help="processes, each with a case in one dtype at a time")] = 1,
     json: typing.Annotated[Path | None, Opt(metavar="FILE", help="write the figures, case by case")] = None,
@@ -54,10 +58,11 @@ def calibrate(
     Exit code 2, and nothing is set, in a dirty tree, if a rate was not measured, if the witness disagrees with the
     golden, or if a change of the request or a fault that is no longer seen is not named in the reason.
     """
-    from benchmarks.harness import calibrate_apply, calibrate_files, calibrate_propose, golden_accept
+    from benchmarks.harness import calibrate_apply, calibrate_files, calibrate_propose, golden_accept, precision
     from benchmarks.harness.golden_case import read_cases
+    from motbench.implementation import kind_named
 
-    root = goldens_folder()
+    root, kind = goldens_folder(), kind_named(quantise)
     cases = read_cases(root, case)
     by = golden_accept.approver(root.parent, reason, [one.name for one in cases]) if reason else None
     if figures:
@@ -66,8 +71,10 @@ def calibrate(
             calibrate_files.write(json, new)
         cases = [one for one in cases if one.name in new.cases] if not case else cases
     else:
-        new = _measured(root, cases, How(device, dtype, runs, new_golden, jobs, json))
-    dtypes = [name for name in DTYPES if any(name in new.cases.get(one.name, {}) for one in cases)]
+        new = _measured(
+            root, cases, How(device, [precision.named(one, kind) for one in dtype], runs, new_golden, jobs, json)
+        )
+    dtypes = [name for name in precision.NAMES if any(name in new.cases.get(one.name, {}) for one in cases)]
     stored = calibrate_files.stored(root)
     same = next((one for one in stored if one.stack == new.stack), None)
     whole = calibrate_propose.current(calibrate_files.joined_with_stored(root, new), read_cases(root))
@@ -94,11 +101,11 @@ def _read(paths: Sequence[Path]) -> Population:
 
 def _measured(root: Path, cases: Sequence[GoldenCase], how: How) -> Population:
     """Measure here, and write after each case in each dtype. What one raises is raised when the others are done."""
-    from benchmarks.harness import calibrate_files, environment, images, stack
+    from benchmarks.harness import calibrate_files, environment, images, precision, stack
     from benchmarks.harness.calibrate_files import Population
     from motbench.implementation import resolve
 
-    place = resolve("reference", how.device, how.dtypes[0])[1]
+    place = resolve("reference", how.device, precision.parsed(how.dtypes[0])[0])[1]
     here, commit = stack.here(place), environment.git(root.parent, "rev-parse", "HEAD")
     found: dict[str, dict[str, Figures]] = {}
     failures: list[Exception] = []
@@ -136,16 +143,17 @@ def _each(cases: Sequence[GoldenCase], how: How, failures: list[Exception]) -> I
 
 def _figures(how: How, name: str, dtype: str) -> Figures:
     """Of one case in one dtype, here or in a worker. All cases decide which fault goes into which: so parts fit."""
-    from benchmarks.harness import calibrate, stack
+    from benchmarks.harness import calibrate, precision, stack
     from benchmarks.harness.golden_case import read_cases
     from motbench.implementation import one_thread_on_a_cpu, resolve
 
-    _, place, precision = resolve("reference", how.device, dtype)
+    asked, quantise = precision.parsed(dtype)
+    _, place, made_in = resolve("reference", how.device, asked)
     one_thread_on_a_cpu(place)
     cases = read_cases(goldens_folder())
     (case,) = (one.on(stack.here(place)) for one in cases if one.name == name)
     faults = calibrate.assigned(cases)[name]
-    return calibrate.measure(calibrate.Task(case, place, precision, how.runs, faults, how.anew))
+    return calibrate.measure(calibrate.Task(case, place, made_in, how.runs, faults, how.anew, quantise))
 
 
 def _show(changes: Sequence[Change], rates: Rates, factors: dict[typing.Any, float]) -> None:

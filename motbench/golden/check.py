@@ -37,14 +37,18 @@ def check(
     ] = None,
     device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
     dtype: typing.Annotated[str, Opt(help="float32, bfloat16 or float16")] = "float32",
+    quantise: typing.Annotated[
+        str | None, Opt(metavar="KIND", help="fp8 or int8: keep linear layers so, and judge by that kind's limits")
+    ] = None,
     tiles: typing.Annotated[Path | None, Opt(metavar="FOLDER", help="tile files that fused asks first")] = None,
     out: typing.Annotated[Path, Opt(metavar="DIR", help="where pictures/ goes")] = OUT,
     json: typing.Annotated[Path | None, Opt(metavar="FILE", help="also write all records as JSON")] = None,
 ) -> None:
     """Judge golden cases: against the reference (parity) and the approved picture or answer (drift).
 
-    On a CPU the fused kernels are interpreted and get the short cases, unless --case names others. Exit code 0 if all
-    are within their limits, 1 if one is not, 4 if one could not be measured.
+    On a CPU the fused kernels are interpreted and get the short cases, unless --case names others; quantised layers
+    get the pictures that have limits of their kind. Exit code 0 if all are within their limits, 1 if one is not, 4 if
+    one could not be measured.
     """
     from rich.console import Console
 
@@ -53,8 +57,12 @@ def check(
 
     root = goldens_folder()
     console, waiting = Console(), Console(stderr=True)
-    plans = [plan_of(name, device, dtype, tiles) for name in ([impl] if impl else ["reference", "fused"])]
+    plans = [plan_of(name, device, dtype, tiles, quantise) for name in ([impl] if impl else ["reference", "fused"])]
     pictures, questions = read_all(root, case)
+    if quantise and not case:
+        pictures, questions = goldens.limited(pictures, plans[0]), []
+        if not pictures:
+            raise ValueError(f"no case has limits in {plans[0].dtype_name}; name one with --case, or calibrate")
     results: list[Golden] = []
     left: list[str] = []
     for plan in plans:
@@ -96,6 +104,8 @@ def _line(result: Golden) -> str:
 
 def _hints(result: Golden, out: Path, tiles: Path | None) -> str:
     """What failed, the picture to look at, and the lines to type: judging it again, and where it comes apart."""
+    from benchmarks.harness import precision
+
     shown = result.pictures.get("side by side") or next(reversed(result.pictures.values()), None)
     of_fused = ["--tiles", str(tiles)] if tiles else []
     again = shlex.join(of_fused + (["--out", str(out)] if out != OUT else []))
@@ -104,7 +114,7 @@ def _hints(result: Golden, out: Path, tiles: Path | None) -> str:
         f"  look at {out / shown if shown else 'nothing: no picture'}",
         f"  type    {result.reproduce} {again}".rstrip(),
     ]
-    if result.impl != "reference" and result.status == "regressed":
+    if result.impl != "reference" and result.status == "regressed" and precision.parsed(result.dtype)[1] is None:
         words = ["motbench", "trace", result.case, "--impl", result.impl, "--device", result.device]
         lines.append(f"  or      {shlex.join([*words, '--dtype', result.dtype, *of_fused])}")
     return "\n".join(lines)

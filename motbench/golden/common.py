@@ -17,12 +17,12 @@ def goldens_folder() -> Path:
     return repository_root() / GOLDENS
 
 
-def plan_of(impl: str, device: str, dtype: str, tiles: Path | None = None) -> Plan:
-    """What a command line names, beside the reference. Raises what `implementation.resolve` does."""
+def plan_of(impl: str, device: str, dtype: str, tiles: Path | None = None, quantise: str | None = None) -> Plan:
+    """What a command line names, beside the reference. Raises what `implementation.resolve` and `kind_named` do."""
     import reference_impl
     from benchmarks.harness.goldens import Plan
-    from motbench.implementation import one_thread_on_a_cpu, resolve
+    from motbench.implementation import kind_named, one_thread_on_a_cpu, resolve
 
     ops, place, precision = resolve(impl, device, dtype, tiles)
     one_thread_on_a_cpu(place)
-    return Plan(impl, ops, reference_impl.OPS, place, precision)
+    return Plan(impl, ops, reference_impl.OPS, place, precision, kind_named(quantise))
