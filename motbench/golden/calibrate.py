@@ -25,7 +25,11 @@ DTYPES = list(EVERY)
 
 @dataclass(frozen=True)
 class How:
-    """What is measured of each case, as it is typed. dtypes: precisions by name (harness/precision.py)."""
+    """What is measured of each case, as it is typed.
+
+    dtypes  precisions by name (harness/precision.py)
+    cases   names of all that are measured
+    """
 
     device: str
     dtypes: list[str]
@@ -33,6 +37,7 @@ class How:
     anew: bool
     jobs: int = 1
     out: Path | None = None
+    cases: tuple[str, ...] = ()
 
 
 def calibrate(
@@ -71,9 +76,8 @@ def calibrate(
             calibrate_files.write(json, new)
         cases = [one for one in cases if one.name in new.cases] if not case else cases
     else:
-        new = _measured(
-            root, cases, How(device, [precision.named(one, kind) for one in dtype], runs, new_golden, jobs, json)
-        )
+        names, made_in = tuple(one.name for one in cases), [precision.named(one, kind) for one in dtype]
+        new = _measured(root, cases, How(device, made_in, runs, new_golden, jobs, json, names))
     dtypes = [name for name in precision.NAMES if any(name in new.cases.get(one.name, {}) for one in cases)]
     stored = calibrate_files.stored(root)
     same = next((one for one in stored if one.stack == new.stack), None)
@@ -142,7 +146,10 @@ def _each(cases: Sequence[GoldenCase], how: How, failures: list[Exception]) -> I
 
 
 def _figures(how: How, name: str, dtype: str) -> Figures:
-    """Of one case in one dtype, here or in a worker. All cases decide which fault goes into which: so parts fit."""
+    """Of one case in one precision, here or in a worker. All cases decide which fault goes into which: so parts fit.
+
+    But quantised layers are judged on few cases: the named ones have all faults between them.
+    """
     from benchmarks.harness import calibrate, precision, stack
     from benchmarks.harness.golden_case import read_cases
     from motbench.implementation import one_thread_on_a_cpu, resolve
@@ -152,7 +159,7 @@ def _figures(how: How, name: str, dtype: str) -> Figures:
     one_thread_on_a_cpu(place)
     cases = read_cases(goldens_folder())
     (case,) = (one.on(stack.here(place)) for one in cases if one.name == name)
-    faults = calibrate.assigned(cases)[name]
+    faults = calibrate.assigned([one for one in cases if quantise is None or one.name in how.cases])[name]
     return calibrate.measure(calibrate.Task(case, place, made_in, how.runs, faults, how.anew, quantise))
 
 
