@@ -69,7 +69,7 @@ def compile_tile(problem: Problem, tile: Tile, bias: bool, capability: int, exac
 
 def variant(problem: Problem, tile: Tile, bias: bool) -> str:
     """What tells one compiled kernel from another: problems and tiles of one variant share it."""
-    what = f"{tile.kind} s{tile.stages}" if tile.kind == "hopper" else str(tile)
+    what = f"hopper {tile.block_m}x{tile.block_n} s{tile.stages}" if tile.kind == "hopper" else str(tile)
     dtype = str(problem.dtype).removeprefix("torch.") + ("" if problem.kind == "dense" else f" {problem.kind}")
     return f"{problem.op} {dtype} N={problem.n} K={problem.k}{' bias' if bias else ''} {what}"
 

@@ -124,9 +124,9 @@ class Schedule:
         return head, wide, narrow
 
 
-def steps_of(k: int, itemsize: int) -> int:
-    """How many steps `k` elements of `itemsize` bytes take."""
-    return -(-k * itemsize // STEP_BYTES)
+def step_of(kind: str, rows: int) -> Step:
+    """What the kernel of this kind of experts does in a step, with `rows` rows of x in a tile."""
+    return INT8_STEPS[rows] if kind == "int8" else EQUAL_STEP
 
 
 def make(

@@ -13,17 +13,22 @@ import typer
 from motbench.exits import Exit
 
 if typing.TYPE_CHECKING:
-    import torch
-
     from benchmarks.harness.tuner_points import Point
 
 Opt = typer.Option
-DTYPES = {"bf16": "bfloat16", "fp16": "float16", "bfloat16": "bfloat16", "float16": "float16"}
+DTYPES = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+    "fp8": "fp8",
+    "int8": "int8",
+}
 
 
 def tune(
     model: typing.Annotated[str, Opt(metavar="DIR|bagel-7b", help="a checkpoint folder, or BAGEL's own widths")],
-    dtype: typing.Annotated[str, Opt(help="bf16 or fp16")],
+    dtype: typing.Annotated[str, Opt(help="bf16, fp16, or experts in fp8 or int8 beside rows in bf16")],
     tp: typing.Annotated[int, Opt(min=1, metavar="N", help="ranks of tensor parallel")] = 1,
     ops: typing.Annotated[str, Opt(metavar="LAYER,...", help="which layers")] = "qkv,o,gate_up,down",
     shapes: typing.Annotated[str, Opt(metavar="ROWS:TEXT,...", help="numbers of rows; empty: the usual")] = "",
@@ -43,16 +48,15 @@ def tune(
     precision = _precision(dtype)
     if minutes is not None and minutes <= 0:
         raise ValueError(f"minutes is {minutes} but must be positive; leave --minutes out for no limit")
-    if device == "cpu" and precision == "bfloat16" and not compile_only:
+    if device == "cpu" and precision != "float16" and not compile_only:
         raise ValueError(f"dtype {dtype} on a CPU: Triton's interpreter computes it wrongly; use fp16 there, or a GPU")
     if compile_only:
         os.environ.pop("TRITON_INTERPRET", None)
-        found, torch_dtype = _points(model, ops, shapes, tp), _torch_dtype(precision)
-        _list_candidates(found, torch_dtype, capability)
+        _list_candidates(_points(model, ops, shapes, tp), precision, capability)
         return
-    from motbench.implementation import place_of
+    from motbench.implementation import KINDS, place_of
 
-    place_of(device, precision)
+    place_of(device, "bfloat16" if precision in KINDS else precision)
     found = _points(model, ops, shapes, tp)
     missing = _tune(found, precision, _devices(device), out, seed, minutes, _command(locals()))
     if missing:
@@ -99,15 +103,8 @@ def _say_what_to_do(out: Path, device: str) -> None:
 
 def _precision(dtype: str) -> str:
     if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} has no tuned tiles; use bf16 or fp16")
+        raise ValueError(f"dtype {dtype!r} has no tuned tiles; use bf16, fp16, fp8 or int8")
     return DTYPES[dtype]
-
-
-def _torch_dtype(name: str) -> torch.dtype:
-    import torch
-
-    found: torch.dtype = getattr(torch, name)
-    return found
 
 
 def _points(model: str, ops: str, shapes: str, ranks: int) -> list[Point]:
@@ -134,25 +131,26 @@ def _command(options: dict[str, typing.Any]) -> str:
     return f"motbench tune {' '.join(given)}"
 
 
-def _list_candidates(points: Sequence[Point], dtype: torch.dtype, capability: int) -> None:
+def _list_candidates(points: Sequence[Point], precision: str, capability: int) -> None:
     """One line per point and tile: what it takes, and whether it would be measured."""
     from rich.console import Console
 
     from benchmarks.harness.tuner import Budget, compiled, plans, task
     from benchmarks.harness.tuner_candidates import CHIPS, at_once
     from benchmarks.harness.tuner_journal import Build
+    from benchmarks.harness.tuner_points import PRECISIONS
 
     if capability not in CHIPS:
         raise ValueError(f"capability {capability} is not one of {', '.join(map(str, CHIPS))}")
     chip = CHIPS[capability]
-    made, jobs = plans(points, dtype, chip)
+    made, jobs = plans(points, precision, chip)
     builds: dict[str, Build] = {}
     with Console(stderr=True).status("compiling") as status:
         for done, total in compiled(jobs, builds, Budget(), lambda build: None):
             status.update(f"compiled {done} of {total} kernels")
     for plan in made:
         print(plan.point.name)
-        kept = task(plan, builds, chip)
+        kept = task(plan, builds, chip, PRECISIONS[precision])
         reasons = {entrant.tile: entrant.reason for entrant in kept.left_out}
         for tile, name in zip(plan.tiles, plan.variants, strict=True):
             found = builds[name].compiled

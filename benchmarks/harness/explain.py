@@ -62,7 +62,7 @@ class Launch:
 
         width = self.problem.n * (2 if self.op == "gated_linear" else 1)
         n_tiles, steps = -(-width // self.tile.block_n), -(-k // self.tile.block_k)
-        step = schedule.INT8_STEP if self.problem.kind == "int8" else schedule.EQUAL_STEP
+        step = schedule.step_of(self.problem.kind, self.tile.block_m)
         return schedule.make(rows, n_tiles, steps, blocks, self.tile.group_m, min(pieces, steps), step)
 
     def variants(self, every: Sequence[Arguments], pieces: int) -> dict[str, list[Call]]:

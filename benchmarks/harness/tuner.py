@@ -18,10 +18,10 @@ import torch
 from benchmarks.harness.tuner_candidates import Chip, hopper, plain, refusal, survivors
 from benchmarks.harness.tuner_compile import Job, compile_all
 from benchmarks.harness.tuner_journal import Build, Entrant, Journal, Line, Result, Run, write_table
-from benchmarks.harness.tuner_points import Point
+from benchmarks.harness.tuner_points import PRECISIONS, Point
 from benchmarks.harness.tuner_workers import HUNG_S, Task, Workers
 from mot_impl.compiled import Compiled, variant
-from mot_impl.heuristic import ASYNCHRONOUS, HOPPER_TRITON, heuristic_tile, interpreter_tile
+from mot_impl.heuristic import ASYNCHRONOUS, HOPPER_TRITON, heuristic_tile, interpreter_tile, itemsize
 from mot_impl.tiles import Tile
 
 COMPILING = 0.4
@@ -57,7 +57,7 @@ class Plan:
     variants: list[str]
 
 
-def plans(points: Sequence[Point], dtype: torch.dtype, chip: Chip) -> tuple[list[Plan], list[Job]]:
+def plans(points: Sequence[Point], precision: str, chip: Chip) -> tuple[list[Plan], list[Job]]:
     """The candidates of every point before anything is compiled, and each kernel to compile once."""
     import triton
 
@@ -65,10 +65,11 @@ def plans(points: Sequence[Point], dtype: torch.dtype, chip: Chip) -> tuple[list
     made: list[Plan] = []
     jobs: dict[str, Job] = {}
     for point in points:
-        problem = point.problem(dtype, torch.device("cuda"))
-        can = sorted_rows and problem.n % 8 == 0 and problem.k % 8 == 0
+        problem = point.problem(precision, torch.device("cuda"))
+        can = sorted_rows and problem.n % 8 == 0 and problem.k % (16 // itemsize(problem)) == 0
         own = heuristic_tile(problem, chip.shared_block, chip.capability // 10 in ASYNCHRONOUS)
-        tiles = [*dict.fromkeys([own, *plain(point, chip)]), *(hopper(point, chip) if can else ())]
+        tiles = [*dict.fromkeys([own, *plain(point, chip, problem.kind)])]
+        tiles += hopper(point, chip, problem.kind) if can else []
         variants = [variant(problem, tile, point.bias) for tile in tiles]
         for name, tile in zip(variants, tiles, strict=True):
             jobs.setdefault(name, Job(name, problem, tile, point.bias, chip.capability))
@@ -94,7 +95,7 @@ def compiled(
         yield done, len(jobs)
 
 
-def task(plan: Plan, builds: dict[str, Build], chip: Chip) -> Task:
+def task(plan: Plan, builds: dict[str, Build], chip: Chip, kind: str = "dense") -> Task:
     """What is left to measure of a plan, and why the rest is not."""
     made: dict[Tile, Compiled] = {}
     out = []
@@ -107,14 +108,16 @@ def task(plan: Plan, builds: dict[str, Build], chip: Chip) -> Task:
         else:
             made[tile] = build.compiled
     # The rule's tile is always measured: it is what the others must beat.
-    kept = dict.fromkeys([*(tile for tile in plan.tiles[:1] if tile in made), *survivors(plan.point, made, made, chip)])
+    kept = dict.fromkeys(
+        [*(tile for tile in plan.tiles[:1] if tile in made), *survivors(plan.point, made, made, chip, kind)]
+    )
     out += [Entrant(tile, [], "too few of its loads are on the way at once") for tile in made if tile not in kept]
     return Task(plan.point, tuple(kept), tuple(out))
 
 
-def interpreter_task(point: Point, dtype: torch.dtype) -> Task:
+def interpreter_task(point: Point, precision: str) -> Task:
     """A few tiles of the interpreter: its own, and smaller ones."""
-    own = interpreter_tile(point.problem(dtype, torch.device("cpu"), image_first=False))
+    own = interpreter_tile(point.problem(precision, torch.device("cpu"), image_first=False))
     return Task(point, (own, Tile(64, 64, 64, 4, 1), Tile(32, 64, 128, 4, 1)))
 
 
@@ -154,15 +157,14 @@ class Tuner:
         return [point for point in points if point not in done]
 
     def _tasks(self, points: Sequence[Point], journal: Journal) -> list[Task]:
-        dtype = getattr(torch, self.run.dtype)
         if not points or torch.device(self.devices[0]).type != "cuda":
-            return [interpreter_task(point, dtype) for point in points]
+            return [interpreter_task(point, self.run.dtype) for point in points]
         chip = Chip.of(torch.device(self.devices[0]))
-        made, jobs = plans(points, dtype, chip)
+        made, jobs = plans(points, self.run.dtype, chip)
         builds = journal.builds()
         for done, total in compiled(jobs, builds, self.budget, lambda build: journal.append(Line(build=build))):
             self.status(f"compiled {done} of {total} kernels")
-        tasks = [task(plan, builds, chip) for plan in made]
+        tasks = [task(plan, builds, chip, PRECISIONS[self.run.dtype]) for plan in made]
         tiles, kept = sum(len(plan.tiles) for plan in made), sum(len(one.tiles) for one in tasks)
         self.tell(f"{len(jobs)} kernels compiled; {kept} of {tiles} candidates of {len(points)} points are measured")
         return tasks

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 import mot_impl
-from benchmarks.harness import clock, gate, inputs
+from benchmarks.harness import clock, gate, inputs, scaled_products
 from benchmarks.harness.impls import said
 from benchmarks.harness.tuner_journal import Choice, Entrant, Result, Rows
-from benchmarks.harness.tuner_points import Point
+from benchmarks.harness.tuner_points import PRECISIONS, Point, rows_in
 from benchmarks.harness.tuner_race import race, ratio, winner
 from mot_impl.heuristic import rule
 from mot_impl.tiles import Tile, TileTable, TuneFile, TuneKey, device_name
@@ -35,13 +35,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Bench:
-    """A device with a dtype and a seed. `say` is told which tile is about to run, in case the process does not survive.
+    """A device with a precision (of PRECISIONS) and a seed.
+
+    `say` is told which tile is about to run, in case the process does not survive.
 
     On a CPU the interpreter is timed by the wall: good for trying the command out, and for nothing else.
     """
 
     device: torch.device
-    dtype: torch.dtype
+    precision: str
     seed: int
     say: Say = lambda tile: None
 
@@ -75,14 +77,18 @@ class Bench:
         return Result(point, str(self.device), entrants, made, time.monotonic() - start, reason)
 
     def arguments(self, point: Point) -> tuple[Any, ...]:
-        """x, experts and a sorted route; drawn on the device, because a CPU would need seconds for each point."""
+        """x, experts and a sorted route; drawn on the device, because a CPU would need seconds for each point.
+
+        Quantised if the precision is one of quantised experts.
+        """
         generator = torch.Generator(self.device)
         generator.manual_seed(self.seed * 1_000_003 + zlib.crc32(point.name.encode()))
-        normal = functools.partial(torch.randn, generator=generator, device=self.device, dtype=self.dtype)
+        normal = functools.partial(torch.randn, generator=generator, device=self.device, dtype=rows_in(self.precision))
         rows = point.n * point.accumulators
         weight = normal(2, rows, point.k).mul_(point.k**-0.5)
         route = Route.image_then_text(point.m - point.n_text, point.n_text, self.device)
-        return normal(point.m, point.k), Experts(weight, normal(2, rows) if point.bias else None), route
+        drawn = normal(point.m, point.k), Experts(weight, normal(2, rows) if point.bias else None), route
+        return inputs.quantised(drawn, PRECISIONS[self.precision])
 
     def ops(self, point: Point, tile: Tile) -> MoTOps:
         """The fused implementation with `tile` for the point. Raises ValueError if the tile cannot run here."""
@@ -111,7 +117,7 @@ class Bench:
         return lambda: clock.replay_seconds(graph, 1) / repeat
 
     def _problem(self, point: Point, image_first: bool) -> Problem:
-        return point.problem(self.dtype, self.device, image_first)
+        return point.problem(self.precision, self.device, image_first)
 
 
 @dataclass
@@ -166,7 +172,8 @@ class _Course:
         """Whether the tile's result is within the limits of the reference; else it is out, and why is kept."""
         if tile not in self.proved:
             self.bench.say(str(tile))
-            self.proved[tile] = gate.compare(self.bench.ops(self.point, tile), self.point.op, self.every[0])
+            ordinary = scaled_products.ordinary(self.point.op, self.every[0])
+            self.proved[tile] = gate.compare(self.bench.ops(self.point, tile), self.point.op, self.every[0], ordinary)
         found = self.proved[tile]
         if not found.ok:
             where = f"worst {found.worst:.3g} of {found.limit_worst:.3g}, RMS {found.rms:.3g} of {found.limit_rms:.3g}"

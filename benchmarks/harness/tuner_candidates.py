@@ -19,8 +19,11 @@ if typing.TYPE_CHECKING:
     from mot_impl.compiled import Compiled
     from mot_impl.tiles import Tile
 
-HALF = 2
-"""Bytes of a float16 or bfloat16 value."""
+BYTES = {"dense": (2, 2), "fp8": (1, 1), "int8": (2, 1)}
+"""Of a value of x and of the weights, by kind of experts."""
+
+FASTER = {"fp8": 2}
+"""How many times as many products of a kind the tensor cores compute."""
 
 BYTE = 43
 """Products that a multiprocessor computes while it loads a byte from L2: at 128x256 the two took equally long on an
@@ -30,7 +33,7 @@ SLOWEST = 1.4
 """How many times the best block's estimate a block's may be. The estimate knows no latency and no occupancy."""
 
 BLOCKS, VARIANTS = 4, 4
-"""Sizes of blocks that are compiled for a point, and tiles of each."""
+"""Sizes of blocks that are compiled for a point, and tiles of each; of int8 weights twice as many, cut differently."""
 
 DEEPEST = 5
 """Stages beyond which a tile only takes shared memory from a second block."""
@@ -75,38 +78,48 @@ CHIPS = {
 specifications per compute capability."""
 
 
-def plain(point: Point, chip: Chip) -> list[Tile]:
+def plain(point: Point, chip: Chip, kind: str = "dense") -> list[Tile]:
     """Tiles of the plain kernel that divide the point well, the best blocks first; unknown yet is what they compile to.
 
     Of each of the best block_m x block_n a few depths, warps and stages.
     """
     blocks: dict[tuple[int, int], list[Tile]] = {}
-    for tile in _grid(point, chip):
+    for tile in _grid(point, chip, kind):
         blocks.setdefault((tile.block_m, tile.block_n), []).append(tile)
-    costs = {block: estimate(point, tiles[0], chip) for block, tiles in blocks.items()}
+    costs = {block: estimate(point, tiles[0], chip, kind) for block, tiles in blocks.items()}
     best = sorted((block for block in blocks if costs[block] <= SLOWEST * min(costs.values())), key=costs.__getitem__)
-    return [tile for block in best[:BLOCKS] for tile in blocks[block][:VARIANTS]]
+    most = 2 * VARIANTS if kind == "int8" else VARIANTS
+    return [tile for block in best[:BLOCKS] for tile in blocks[block][:most]]
 
 
-def hopper(point: Point, chip: Chip) -> list[Tile]:
-    """Tiles of the Hopper kernel: its own, and each knob turned alone. Knobs that change no schedule are left out."""
+def hopper(point: Point, chip: Chip, kind: str = "dense") -> list[Tile]:
+    """Tiles of the Hopper kernel: its own, and each knob turned alone. Knobs that change no schedule are left out.
+
+    That of int8 weights has blocks of fewer rows too.
+    """
     from mot_impl import schedule
+    from mot_impl.heuristic import HOPPER_TILES, INT8_FEW_ROWS
     from mot_impl.tile import MOST_PIECES
-    from mot_impl.tiles import HOPPER_TILE
 
+    own = HOPPER_TILES[kind]
+    fewer: tuple[Tile, ...] = INT8_FEW_ROWS if kind == "int8" else ()
+    # What fits the rows best has its knobs turned.
+    own = next((tile for tile in fewer if point.m <= tile.block_m), own)
     rows = point.n_text, point.m - point.n_text
-    n_tiles = math.ceil(point.n * point.accumulators / HOPPER_TILE.block_n)
-    k_steps = math.ceil(point.k / HOPPER_TILE.block_k)
+    n_tiles = math.ceil(point.n * point.accumulators / own.block_n)
+    k_steps = math.ceil(point.k / own.block_k)
     turned = [
-        HOPPER_TILE,
-        *(replace(HOPPER_TILE, group_m=group) for group in (4, 16)),
-        *(replace(HOPPER_TILE, pieces=pieces) for pieces in range(1, min(MOST_PIECES, k_steps) + 1)),
+        own,
+        *(replace(own, group_m=group) for group in (4, 16)),
+        *(replace(own, pieces=pieces) for pieces in range(1, min(MOST_PIECES, k_steps) + 1)),
     ]
     tiles: dict[tuple[object, ...], Tile] = {}
     for tile in turned:
-        plan = schedule.make(rows, n_tiles, k_steps, chip.multiprocessors, tile.group_m, tile.pieces)
+        step = schedule.step_of(kind, tile.block_m)
+        plan = schedule.make(rows, n_tiles, k_steps, chip.multiprocessors, tile.group_m, tile.pieces, step)
         tiles.setdefault(tuple(map(tuple, plan.tables())), tile)
-    return [*tiles.values(), replace(HOPPER_TILE, stages=HOPPER_TILE.stages - 1)]
+    others = [tile for tile in (*fewer, HOPPER_TILES[kind]) if tile != own]
+    return [*tiles.values(), replace(own, stages=own.stages - 1), *others]
 
 
 def refusal(tile: Tile, compiled: Compiled, chip: Chip) -> str:
@@ -129,21 +142,25 @@ def at_once(compiled: Compiled, chip: Chip) -> int:
     return min(chip.registers // registers, int(chip.threads // compiled.threads), chip.shared // shared)
 
 
-def survivors(point: Point, tiles: Iterable[Tile], compiled: Mapping[Tile, Compiled], chip: Chip) -> list[Tile]:
+def survivors(
+    point: Point, tiles: Iterable[Tile], compiled: Mapping[Tile, Compiled], chip: Chip, kind: str = "dense"
+) -> list[Tile]:
     """The tiles that are measured: compiled, not refused, and enough of their loads on the way at once."""
     fit = [tile for tile in tiles if tile in compiled and not refusal(tile, compiled[tile], chip)]
     loads = {
-        tile: _loading(point, tile) * min(at_once(compiled[tile], chip), _blocks_each(point, tile, chip))
+        tile: _loading(point, tile, kind) * min(at_once(compiled[tile], chip), _blocks_each(point, tile, chip))
         for tile in fit
     }
     enough = min(IN_FLIGHT, max(loads.values(), default=0))
     return [tile for tile in fit if tile.kind != "gather" or loads[tile] >= enough]
 
 
-def estimate(point: Point, tile: Tile, chip: Chip) -> float:
+def estimate(point: Point, tile: Tile, chip: Chip, kind: str = "dense") -> float:
     """Products of the busiest multiprocessor for one column of K, or those that it could compute while it loads."""
     columns = tile.block_n * point.accumulators
-    each = max(tile.block_m * columns, BYTE * HALF * (tile.block_m + columns))
+    of_x, of_weights = BYTES[kind]
+    loads = BYTE * (of_x * tile.block_m + of_weights * columns)
+    each = max(tile.block_m * columns / FASTER.get(kind, 1), loads)
     return float(_blocks_each(point, tile, chip) * each)
 
 
@@ -154,24 +171,45 @@ def _blocks_each(point: Point, tile: Tile, chip: Chip) -> int:
     return math.ceil(row_tiles * math.ceil(point.n / columns) / chip.multiprocessors)
 
 
-def _loading(point: Point, tile: Tile) -> int:
+def _loading(point: Point, tile: Tile, kind: str) -> int:
     """Bytes that a block has on their way: all its stages but the one that it multiplies."""
-    return int(tile.shared_memory(HALF, point.accumulators) * max(tile.stages - 1, 1) // tile.stages)
+    return _stage(point, tile, kind) * int(max(tile.stages - 1, 1))
 
 
-def _grid(point: Point, chip: Chip) -> Iterator[Tile]:
+def _stage(point: Point, tile: Tile, kind: str) -> int:
+    """Bytes of one step."""
+    of_x, of_weights = BYTES[kind]
+    return int(tile.block_k * (of_x * tile.block_m + of_weights * tile.block_n * point.accumulators))
+
+
+def _grid(point: Point, chip: Chip, kind: str) -> Iterator[Tile]:
     """Every tile that may be sensible; of one block, those with the usual depth and the most stages first."""
     from mot_impl.tiles import Tile
 
     few = point.m <= 64
     rows = (16,) if point.m <= 16 else (16, 32, 64) if few else (64, 128, 256)
-    depths = (128, 256, 64) if few else (64, 128)
+    values_of_16_bits = (128, 256, 64) if few else (64, 128)
+    depths = [depth * 2 // BYTES[kind][0] for depth in values_of_16_bits]
     for block_m, columns, depth, shorter, warps in itertools.product(
         rows, (16, 32, 64, 128, 256), depths, (False, True), (8, 4)
     ):
-        stage = Tile(block_m, columns, depth, warps, 1).shared_memory(HALF, point.accumulators)
-        most = min(DEEPEST, chip.shared_block // stage)
+        one = Tile(block_m, columns, depth, warps, 1)
+        most = min(DEEPEST, chip.shared_block // _stage(point, one, kind))
         values = block_m * columns * point.accumulators / (32 * warps)
         # More than 128 sums a thread leave no registers for anything else; fewer than 2 leave threads without work.
         if 2 <= values <= 128 and most - shorter >= 2:
-            yield Tile(block_m, columns, depth, warps, most - shorter)
+            yield from _cut(point, replace(one, stages=most - shorter), chip, kind)
+
+
+def _cut(point: Point, tile: Tile, chip: Chip, kind: str) -> Iterator[Tile]:
+    """The tile; of int8 weights and few rows, where memory decides, cut in as many pieces of K as give every
+    multiprocessor two blocks that read, and in half as many."""
+    if kind != "int8" or point.m > 64:
+        yield tile
+        return
+    from mot_impl.tile import GATHER_PIECES
+
+    blocks = math.ceil(point.n / tile.block_n) * math.ceil(point.m / tile.block_m)
+    wanted = 2 ** math.ceil(math.log2(max(1.0, 2 * chip.multiprocessors / blocks)))
+    for pieces in dict.fromkeys((min(wanted, GATHER_PIECES), min(max(wanted // 2, 1), GATHER_PIECES))):
+        yield replace(tile, pieces=pieces if pieces > 1 else 0)

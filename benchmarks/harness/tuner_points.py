@@ -13,10 +13,13 @@ from benchmarks.harness.shapes import BAGEL, LAYERS, Shape
 if typing.TYPE_CHECKING:
     import torch
 
-    from reference_impl.contract import Problem
+    from reference_impl.contract import Kind, Problem
 
 BAGEL_7B = "bagel-7b"
 """The name of BAGEL-7B-MoT's own widths, for which no folder is needed."""
+
+PRECISIONS = {"bfloat16": "dense", "float16": "dense", "fp8": "fp8", "int8": "int8"}
+"""What tiles are tuned for, by the name that a tile file gives it, and the kind of its experts."""
 
 ROWS = ("1026:2", "4098:2", "8208:16", "64:64", "16:16", "1:1", "258:2")
 """One picture of 512 and of 1024 pixels, eight of 512; a prompt, a short one, a token of an answer; one of 256 pixels.
@@ -53,11 +56,20 @@ class Point:
         """Weight rows behind one column of the result: gate and up are two."""
         return 2 if self.layer == "gate_up" else 1
 
-    def problem(self, dtype: torch.dtype, device: torch.device, image_first: bool = True) -> Problem:
+    def problem(self, precision: str, device: torch.device, image_first: bool = True) -> Problem:
         """What an implementation is asked about."""
         from reference_impl.contract import Problem
 
-        return Problem(self.op, self.m, self.n, self.k, dtype, device, image_first)
+        dtype, kind = rows_in(precision), typing.cast("Kind", PRECISIONS[precision])
+        return Problem(self.op, self.m, self.n, self.k, dtype, device, image_first, kind)
+
+
+def rows_in(precision: str) -> torch.dtype:
+    """The dtype of rows and results: BAGEL's bfloat16 beside quantised experts."""
+    import torch
+
+    found: torch.dtype = torch.bfloat16 if precision in ("fp8", "int8") else getattr(torch, precision)
+    return found
 
 
 def widths(model: str) -> Shape:

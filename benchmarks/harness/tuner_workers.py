@@ -23,7 +23,7 @@ if typing.TYPE_CHECKING:
     from mot_impl.tiles import Tile
 
 Serve = Callable[[Connection, str, str, int], None]
-"""What a process does with its end of the pipe, device, dtype and seed."""
+"""What a process does with its end of the pipe, device, precision (of PRECISIONS) and seed."""
 
 HUNG_S = 30.0
 """Without a word for so long, a process that measures on a GPU is taken to hang: a launch takes milliseconds, a parity
@@ -57,7 +57,7 @@ class _Worker:
     heard: float = field(default_factory=time.monotonic)
 
 
-def _serve(connection: Connection, device: str, dtype: str, seed: int) -> None:
+def _serve(connection: Connection, device: str, precision: str, seed: int) -> None:
     """Measure one task after the other, saying which tile is about to run, until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     import torch
@@ -71,7 +71,7 @@ def _serve(connection: Connection, device: str, dtype: str, seed: int) -> None:
         torch.empty(1, device=place)  # the context, while others compile
     else:
         torch.set_num_threads(1)
-    bench = Bench(place, getattr(torch, dtype), seed, connection.send)
+    bench = Bench(place, precision, seed, connection.send)
     connection.send("")
     while True:
         try:
@@ -91,7 +91,7 @@ class Workers:
     """One process per device; use as a context, which ends them. `serve` is what each of them runs."""
 
     devices: Sequence[str]
-    dtype: str
+    precision: str
     seed: int
     hung_s: float = HUNG_S
     serve: Serve = _serve
@@ -164,7 +164,7 @@ class Workers:
     def _start(self, device: str) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=self.serve, args=(theirs, device, self.dtype, self.seed), daemon=True)
+        process = context.Process(target=self.serve, args=(theirs, device, self.precision, self.seed), daemon=True)
         process.start()
         theirs.close()
         return _Worker(device, process, ours)

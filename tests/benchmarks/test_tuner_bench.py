@@ -36,7 +36,7 @@ class Staged(Bench):
 def result(one_thread):
     tiles = [SLOW, WRONG, RAISES, FAST]
     refused = [Entrant(Tile(32, 32, 32, 4, 1), [], "it spills")]
-    return Staged(torch.device("cpu"), torch.float16, 0).measure(POINT, tiles, refused, 60.0)
+    return Staged(torch.device("cpu"), "float16", 0).measure(POINT, tiles, refused, 60.0)
 
 
 def test_the_fastest_that_agrees_is_chosen(result):
@@ -44,7 +44,7 @@ def test_the_fastest_that_agrees_is_chosen(result):
 
 
 def test_it_is_measured_against_the_rules_tile_anew(result):
-    own = rule(POINT.problem(torch.float16, torch.device("cpu"), False)).tile
+    own = rule(POINT.problem("float16", torch.device("cpu"), False)).tile
     (choice,) = result.choices
     assert (choice.rule, len(choice.seconds), len(choice.rule_seconds)) == (own, 12, 12)
 
@@ -78,19 +78,20 @@ def test_without_a_tile_that_runs_there_is_no_choice_and_a_reason():
         def ops(self, point: Point, tile: Tile) -> MoTOps:
             raise RuntimeError("no kernel image")
 
-    found = Broken(torch.device("cpu"), torch.float16, 0).measure(POINT, [FAST], [], 60.0)
+    found = Broken(torch.device("cpu"), "float16", 0).measure(POINT, [FAST], [], 60.0)
     assert (found.choices, "no tile is left: " in found.reason) == ([], True)
 
 
 def test_a_seed_draws_the_same_data_again():
-    first, second = (Bench(torch.device("cpu"), torch.float16, 3).arguments(POINT) for _ in range(2))
+    first, second = (Bench(torch.device("cpu"), "float16", 3).arguments(POINT) for _ in range(2))
     assert torch.equal(first[1].weight, second[1].weight)
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["bfloat16", "fp8", "int8"])
 @pytest.mark.parametrize("layer", ["qkv", "gate_up"])
-def test_a_point_is_measured_on_a_gpu(layer):
+def test_a_point_is_measured_on_a_gpu(layer, precision):
     point = Point(layer, 300, 2, 512, 256)
-    bench = Bench(torch.device("cuda", 0), torch.bfloat16, 0)
-    result = bench.measure(point, [Tile(64, 64, 64, 4, 3)], [], 60.0)
+    bench = Bench(torch.device("cuda", 0), precision, 0)
+    result = bench.measure(point, [Tile(64, 64, 128, 4, 3)], [], 60.0)
     assert result.choices[0].rows == "any", result.reason

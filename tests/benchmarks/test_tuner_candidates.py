@@ -3,14 +3,14 @@
 import dataclasses
 
 import pytest
-import torch
 
 from benchmarks.harness.shapes import BAGEL, LAYERS
 from benchmarks.harness.tuner import plans, task
 from benchmarks.harness.tuner_candidates import CHIPS, Chip, at_once, estimate, hopper, plain, refusal, survivors
 from benchmarks.harness.tuner_journal import Build
-from benchmarks.harness.tuner_points import ROWS, Point, points
+from benchmarks.harness.tuner_points import PRECISIONS, ROWS, Point, points
 from mot_impl.compiled import Compiled
+from mot_impl.heuristic import HOPPER_TILES
 from mot_impl.tiles import HOPPER_TILE, Tile
 
 H100 = CHIPS[90]
@@ -47,6 +47,42 @@ def test_more_multiprocessors_ask_for_narrower_tiles():
     few = dataclasses.replace(H100, multiprocessors=16)
     assert estimate(point, narrow, H100) < estimate(point, wide, H100)
     assert estimate(point, narrow, few) > estimate(point, wide, few)
+
+
+@pytest.mark.parametrize("kind", ["fp8", "int8"])
+@every_point
+def test_a_point_of_quantised_experts_has_candidates_that_fit(point, kind):
+    tiles = plain(point, H100, kind)
+    assert (
+        4 <= len(tiles) == len(set(tiles)),
+        max(tile.shared_memory(1, 1) for tile in tiles) <= H100.shared_block,
+    ) == (
+        True,
+        True,
+    )
+
+
+def test_fp8_steps_are_as_many_bytes_as_those_of_half_precision():
+    deepest = {kind: max(tile.block_k for tile in plain(QKV, H100, kind)) for kind in ("dense", "fp8")}
+    assert deepest["fp8"] == 2 * deepest["dense"]
+
+
+@pytest.mark.parametrize(("m", "cut"), [(16, True), (1026, False)])
+def test_int8_tiles_of_few_rows_are_cut_along_k(m, cut):
+    tiles = plain(Point("o", m, min(m, 2), 3584, 3584), H100, "int8")
+    assert any(tile.pieces > 1 for tile in tiles) == cut
+
+
+@pytest.mark.parametrize("kind", ["fp8", "int8"])
+def test_the_hopper_kernel_of_a_kind_has_its_own_tile_first(kind):
+    assert hopper(QKV, H100, kind)[0] == HOPPER_TILES[kind]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_has_kernels_of_its_own(precision):
+    (plan,), _ = plans([QKV], precision, H100)
+    others = {name for other in PRECISIONS if other != precision for name in plans([QKV], other, H100)[0][0].variants}
+    assert not set(plan.variants) & others
 
 
 def test_the_hopper_kernels_own_tile_is_its_first_candidate():
@@ -100,18 +136,18 @@ def test_a_tile_that_did_not_compile_is_not_measured():
 
 
 def test_a_kernel_is_compiled_once_for_all_numbers_of_rows():
-    _, jobs = plans(points(BAGEL, ["o"], ["4098:2", "8208:16"]), torch.bfloat16, H100)
+    _, jobs = plans(points(BAGEL, ["o"], ["4098:2", "8208:16"]), "bfloat16", H100)
     assert len(jobs) == len({job.variant for job in jobs}) < sum(1 for _ in plain(QKV, H100)) + 4
 
 
 def test_other_chips_have_no_candidates_of_the_hopper_kernel():
-    made, _ = plans([QKV], torch.bfloat16, CHIPS[80])
+    made, _ = plans([QKV], "bfloat16", CHIPS[80])
     assert {tile.kind for tile in made[0].tiles} == {"gather"}
 
 
 def outcome(**changes) -> dict[Tile, str]:
     """What becomes of the tiles of qkv when those of 4 warps come back as `changes` say."""
-    (plan,), _ = plans([QKV], torch.bfloat16, H100)
+    (plan,), _ = plans([QKV], "bfloat16", H100)
     builds = {name: Build(name, GOOD) for name in plan.variants}
     for tile, name in zip(plan.tiles, plan.variants, strict=True):
         if tile.warps == 4:
@@ -128,7 +164,7 @@ def test_a_tile_that_is_left_out_keeps_its_reason():
 
 
 def test_the_rules_tile_is_measured_first():
-    (plan,), _ = plans([QKV], torch.bfloat16, H100)
+    (plan,), _ = plans([QKV], "bfloat16", H100)
     made = task(plan, {name: Build(name, GOOD) for name in plan.variants}, H100)
     assert str(made.tiles[0]) == "128x256x64 w8 s3"
 

@@ -102,8 +102,9 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param({"dtype": "fp8"}, "dtype 'fp8' has no tuned tiles; use bf16 or fp16", id="dtype"),
+        pytest.param({"dtype": "fp4"}, "dtype 'fp4' has no tuned tiles; use bf16, fp16, fp8 or int8", id="dtype"),
         pytest.param({"dtype": "bf16"}, "dtype bf16 on a CPU: .* use fp16 there, or a GPU", id="bf16-on-a-cpu"),
+        pytest.param({"dtype": "fp8"}, "dtype fp8 on a CPU: .* use fp16 there, or a GPU", id="fp8-on-a-cpu"),
         pytest.param({"model": "nowhere"}, "nowhere is not a folder", id="model"),
         pytest.param({"ops": "q"}, "layer q is unknown; use one of qkv, o, gate_up, down", id="ops"),
         pytest.param({"shapes": "0"}, "shape '0' must be ROWS", id="shapes"),
@@ -121,10 +122,11 @@ def test_bad_input_is_refused(change, message, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_compile_only_lists_every_candidate_and_what_becomes_of_it(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_compile_only_lists_every_candidate_and_what_becomes_of_it(tmp_path, monkeypatch, capsys, dtype):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    tune(str(CHECKPOINT), "bf16", ops="o", shapes="16:16", compile_only=True, capability=80)
+    tune(str(CHECKPOINT), dtype, ops="o", shapes="16:16", compile_only=True, capability=80)
     point, *tiles = capsys.readouterr().out.splitlines()
     assert (point, len(tiles) > 3) == ("o 16:16", True)
-    assert all(re.match(r"  (measured|left out)\s+\d+x\d+x\d+ w\d s\d .*\d+ registers", line) for line in tiles)
+    assert all(re.match(r"  (measured|left out)\s+\d+x\d+x\d+ w\d s\d.*\d+ registers", line) for line in tiles)
