@@ -10,7 +10,7 @@ import pytest
 
 import reference_impl
 from benchmarks.harness import records, roofline, roofline_told
-from benchmarks.harness.shapes import LAYERS, SHAPES
+from benchmarks.harness.shapes import LAYERS, SHAPES, Shape
 
 ROOT = Path(__file__).parents[2]
 LIMITS = records.Ceilings(matrix=800e12, copy=2e12)
@@ -190,3 +190,23 @@ def test_without_a_gpu_the_command_says_so():
     environment = {"CUDA_VISIBLE_DEVICES": "", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, "sees no GPU" in done.stderr) == (2, True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layer", ["qkv", "gate_up"])
+@pytest.mark.parametrize("kind", roofline.KINDS)
+def test_a_layer_is_measured_and_explained_on_a_gpu(kind, layer):
+    import torch
+
+    import mot_impl
+    from mot_impl.tiles import TileTable
+
+    table = TileTable.load(None)
+    exact = mot_impl.fused_ops(table, "exact")
+    of = roofline.Measured(mot_impl.OPS, torch.bfloat16, 3, exact, mot_impl.fused_ops(TileTable()), table)
+    limits = roofline.ceilings(torch.bfloat16, roofline.KINDS)
+    shape = Shape(514, 2, hidden=1024, n_heads=8, n_kv_heads=2, head_dim=128, intermediate=2048)
+    found = roofline.layer_point(of, shape, layer, limits, kind)
+    parts = found.explained
+    assert parts is not None, found.tile
+    assert parts.arithmetic + sum(parts.parts.values()) == pytest.approx(found.median("fused"))
