@@ -7,6 +7,7 @@ from motbench.golden.calibrate import calibrate
 from motbench.golden.check import check
 from motbench.golden.listing import list_cases
 from motbench.golden.metrics import metrics
+from motbench.golden.precisions import precisions
 from motbench.golden.replay import replay
 from motbench.golden.selftest import selftest
 
@@ -16,5 +17,6 @@ golden.command("accept")(accept)
 golden.command("calibrate")(calibrate)
 golden.command("list")(list_cases)
 golden.command("metrics")(metrics)
+golden.command("precisions")(precisions)
 golden.command("selftest")(selftest)
 golden.command("replay")(replay)
