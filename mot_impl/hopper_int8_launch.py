@@ -52,7 +52,8 @@ def routed(x: Tensor, experts: Experts, route: Route, tile: Tile, gated: bool) -
     with torch.cuda.device_of(x):
         n_tiles, k_steps = -(-n_out // (64 if gated else 128)), -(-k // 64)
         rows = (route.n_text, n_image)
-        tables = _tables(rows, n_tiles, k_steps, tile.group_m, tile.pieces, x.device, schedule.INT8_STEPS[tile.block_m])
+        step = schedule.step_of(experts.kind, tile.block_m)
+        tables = _tables(rows, n_tiles, k_steps, tile.group_m, tile.pieces, x.device, step)
         plan, flags = tables.plan, _flags(tables, x.device)
         # A descriptor of no rows cannot be made; nothing reads the one that stands in for it.
         x_image, x_text = (x[:n_image] if n_image else x), (x[n_image:] if n_image < m else x)

@@ -11,9 +11,10 @@ from benchmarks.harness.gate import compare
 from benchmarks.harness.inputs import CASES, WORK, Case, Work, arguments, problem, quantised
 from benchmarks.harness.shapes import ODD, SMALL
 from mot_impl import int8
+from mot_impl.heuristic import heuristic_tile, hopper_tile
 from mot_impl.linear import _linear_kernel, launch_routed
 from mot_impl.tiles import Tile, TileTable, device_name
-from reference_impl.contract import Experts
+from reference_impl.contract import Experts, Problem
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -92,6 +93,20 @@ def test_a_tile_is_looked_up_under_the_kind(tmp_path, device):
     (tmp_path / f"{device_name(device)}.json").write_text(json.dumps(content))
     ops = mot_impl.fused_ops(TileTable.load(tmp_path))
     assert ops.describe_tile(one).startswith("16x32x64 w4 s1 p2 (user: ")
+
+
+@pytest.mark.parametrize(("m", "tokens"), [(17, 64), (64, 64), (65, 128), (128, 128), (129, 256), (8208, 256)])
+def test_the_hopper_kernel_takes_tiles_of_the_fewest_tokens_that_hold_all_rows(m, tokens):
+    assert (
+        hopper_tile(Problem("linear", m, 512, 256, torch.bfloat16, torch.device("cuda"), True, "int8")).block_m
+        == tokens
+    )
+
+
+@pytest.mark.parametrize(("n", "pieces"), [(18944, 0), (4608, 2), (3584, 4)])
+def test_few_rows_are_cut_until_every_multiprocessor_has_two_blocks(n, pieces):
+    few = Problem("linear", 16, n, 3584, torch.bfloat16, torch.device("cuda"), False, "int8")
+    assert heuristic_tile(few).pieces == pieces
 
 
 def test_pieces_of_a_dense_layer_are_refused(device):
