@@ -115,3 +115,24 @@ def test_input_that_is_no_picture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in.png").write_text("not a picture")
     wanted = ("--image", tmp_path / "in.png", "--out", tmp_path / "o.png")
     refused(motbench("generate", "--checkpoint", CHECKPOINT, "--prompt", "x", *wanted), "cannot be read")
+
+
+def test_a_quantised_checkpoint_makes_the_picture_that_quantising_while_loading_makes(tmp_path: Path) -> None:
+    done = motbench("quantise", "--checkpoint", CHECKPOINT, "--out", tmp_path / "fp8", "--kind", "fp8")
+    assert done.returncode == 0, done.stderr
+    assert "28 weights in fp8" in done.stdout
+    size = ("--prompt", "x", "--height", 64, "--width", 64, "--steps", 3)
+    for name, source in (("a.png", (tmp_path / "fp8",)), ("b.png", (CHECKPOINT, "--quantise", "fp8"))):
+        done = motbench("generate", "--checkpoint", *source, *size, "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_an_unknown_kind_is_refused_at_once(tmp_path: Path) -> None:
+    asked = ("--prompt", "x", "--quantise", "int4", "--out", tmp_path / "o.png")
+    refused(motbench("generate", "--checkpoint", CHECKPOINT, *asked), "quantise to one of fp8, int8")
+
+
+def test_quantise_says_why_it_does_not_write(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    refused(motbench("quantise", "--checkpoint", CHECKPOINT, "--out", tmp_path, "--kind", "fp8"), "not an empty folder")

@@ -32,8 +32,8 @@ def server(tmp_path_factory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def random_server(tmp_path_factory) -> Iterator[str]:
-    """Base URL of the same with the small twin's random weights."""
-    with _served(tmp_path_factory, "--random-weights", "twin") as url:
+    """Base URL of the same with the small twin's random weights, in int8."""
+    with _served(tmp_path_factory, "--random-weights", "twin", "--quantise", "int8") as url:
         yield url
 
 

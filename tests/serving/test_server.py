@@ -54,6 +54,10 @@ def test_random_weights_serve_pictures_under_a_name_that_says_so(random_server):
     assert httpx2.get(random_server + "/health").json()["model"] == "random-twin"
 
 
+def test_health_tells_the_kind_of_the_experts(server, random_server):
+    assert [httpx2.get(url + "/health").json()["kind"] for url in (server, random_server)] == ["dense", "int8"]
+
+
 @pytest.mark.parametrize("weights", [[], ["--checkpoint", "a", "--random-weights", "twin"]], ids=["neither", "both"])
 def test_a_server_wants_one_source_of_weights(weights):
     command = [sys.executable, "-P", "-m", "motbench", "serve", *weights, "--impl", "reference", "--device", "cpu"]
