@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import mot_impl
 import reference_impl
 from bagel.latents import Grid
 from bagel.layers import MoTLayer
@@ -32,7 +33,7 @@ from benchmarks.harness.step_time import (
     with_ops,
 )
 from benchmarks.harness.synthetic import BAGEL_7B, LATENT_SIDE, TWIN, quantised, random_bagel, with_layers
-from reference_impl.contract import IMAGE, Experts, QuantisedRows, Route
+from reference_impl.contract import IMAGE, Experts, Kind, QuantisedRows, Route
 
 GRID = Grid(3, 5)
 REORDERED = 1e-12
@@ -167,6 +168,18 @@ def test_a_quantised_step_that_loses_a_part_of_k_is_refused(
     wrong = with_ops(quantised_half.model, replace(reference_impl.OPS, linear=lossy))
     with pytest.raises(RuntimeError, match=r"the step is 0\.\d+ from the truth, the reference 0\.\d+"):
         quantised_step(quantised_half, truth, quantised_half.call(wrong, None))
+
+
+@pytest.mark.usefixtures("unprofiled")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled, for the GPU")
+@pytest.mark.parametrize("kind", ["fp8", "int8"])
+def test_the_fused_step_over_quantised_layers_passes(kind: Kind) -> None:
+    """In Triton's interpreter, from the embedding to the velocity."""
+    step = Step.of(with_ops(made(torch.float16), mot_impl.OPS), GRID, rows=7)
+    exact = step.call(true_model(step.model), None)()
+    one = replace(step, model=quantised(step.model, kind))
+    found = quantised_step(one, exact, one.call(one.model, Graphs(1)))
+    assert 0.5 < found.truth / found.truth_of_reference < 1.5
 
 
 def test_quantising_halves_the_memory_of_linear_layers(half: Step, quantised_half: Step) -> None:
