@@ -40,11 +40,12 @@ class Step:
 EQUAL_STEP = Step()
 """x and weights of one width: 128 rows of x by 256 of the weights."""
 INT8_STEPS = {
-    64: Step(rows=64, narrow_cost=1.0, delivered=50),
-    128: Step(rows=128, narrow_cost=0.7, delivered=90),
-    256: Step(rows=256, narrow_cost=0.4, delivered=180),
+    64: Step(rows=64, narrow_cost=1.0, delivered=114),
+    128: Step(rows=128, narrow_cost=0.75, delivered=152),
+    256: Step(rows=256, narrow_cost=0.65, delivered=180),
 }
-"""By rows of x, in half precision, by 128 of int8 weights: 8 KB of weights, whatever time it takes. All estimates."""
+"""By rows of x, in half precision, by 128 of int8 weights. 0.39, 0.52 and 0.6 us on an H200, a narrow one 0.39; 8 KB of
+weights each, delivered at the H100's 2.4 TB/s."""
 
 
 @dataclass(frozen=True)

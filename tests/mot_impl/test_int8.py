@@ -103,8 +103,8 @@ def test_the_hopper_kernel_takes_tiles_of_the_fewest_tokens_that_hold_all_rows(m
     )
 
 
-@pytest.mark.parametrize(("n", "pieces"), [(18944, 0), (4608, 2), (3584, 4)])
-def test_few_rows_are_cut_until_every_multiprocessor_has_two_blocks(n, pieces):
+@pytest.mark.parametrize(("n", "pieces"), [(18944, 0), (8192, 2), (3584, 4)])
+def test_few_rows_are_cut_until_every_multiprocessor_has_three_blocks(n, pieces):
     few = Problem("linear", 16, n, 3584, torch.bfloat16, torch.device("cuda"), False, "int8")
     assert heuristic_tile(few).pieces == pieces
 
