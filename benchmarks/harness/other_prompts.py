@@ -1,6 +1,6 @@
 """A case with a prompt that is no case's, judged by limits that are measured on it as calibration measures them.
 
-A limit belongs to its case: the same harmless change moves one prompt's latents twelve times as far as another's. So
+A limit belongs to its case: the same harmless change moves one prompt's latents fourteen times as far as another's. So
 good runs of another prompt say nothing of this case's limits. What they test is the way to limits: known-good runs of
 the request, times the factor that all cases have, as `motbench golden calibrate` would set them.
 """
