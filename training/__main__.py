@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(run=_card)
     one.add_argument("--scores", type=Path, required=True, help="JSON of evaluate")
     one.add_argument("--logs", type=Path, nargs="+", required=True)
+    one.add_argument("--paired", type=Path, default=None, help="JSON of compare: other precisions")
     one.add_argument("--note", default="", help="what the logs do not say: driver, commits")
     one.add_argument("--out", type=Path, required=True)
     return parser
@@ -270,7 +271,7 @@ def _gallery(a: argparse.Namespace) -> int:
 def _card(a: argparse.Namespace) -> int:
     from training.card import write_card
 
-    write_card(a.scores, a.logs, a.out, a.note)
+    write_card(a.scores, a.logs, a.out, a.note, a.paired)
     print(f"wrote {a.out}")
     return 0
 

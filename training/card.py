@@ -6,6 +6,7 @@ from typing import Any
 
 from training.evaluate import describe_share
 from training.files import read_lines, write_bytes
+from training.paired import pairs_of, table
 
 TARGETS = {
     ("text-to-image", "colour"): 0.95,
@@ -15,8 +16,10 @@ TARGETS = {
 }
 
 
-def write_card(scores: Path, logs: list[Path], out: Path, note: str = "") -> None:
+def write_card(scores: Path, logs: list[Path], out: Path, note: str = "", paired: Path | None = None) -> None:
     """Write the card as Markdown, with what only a person knows of the training as a note.
+
+    paired: what `compare` wrote of other precisions.
 
     Raises OSError or ValueError if a file is missing or holds something else.
     """
@@ -53,12 +56,34 @@ def write_card(scores: Path, logs: list[Path], out: Path, note: str = "") -> Non
         f"--steps {options['steps']} --size {options['size']}",
         "```",
         "",
+        *([] if paired is None else _precisions(paired)),
         "## Files",
         "",
         *[f"- `{name}` sha256 `{digest}`" for name, digest in result["checkpoint"].items()],
         "",
     ]
     write_bytes(out, "\n".join(lines).encode())
+
+
+def _precisions(paired: Path) -> list[str]:
+    """Raises OSError or ValueError."""
+    found = json.loads(paired.read_text(encoding="utf-8"))
+    pairs = {name: {task: pairs_of(one) for task, one in tasks.items()} for name, tasks in found["pairs"].items()}
+    return [
+        "## In other precisions",
+        "",
+        "The same held-out samples and seeds; docs/quantisation.md says what the kinds are. Lost and won: samples that",
+        f"are all right with {found['first']} only, and with the other only.",
+        "",
+        *table(found["first"], found["scores"], pairs),
+        "",
+        "```",
+        "python -m training evaluate --checkpoint CHECKPOINT --out A.json --dtype bfloat16 --task text-to-image --task edit",
+        "python -m training evaluate ... --out B.json --quantise fp8",
+        "python -m training compare A.json B.json ... --out paired.json",
+        "```",
+        "",
+    ]
 
 
 def _training(logs: list[Path]) -> list[str]:

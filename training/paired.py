@@ -68,6 +68,14 @@ def compare(files: Sequence[Path], out: Path) -> None:
     print("\n".join(table(names[0], shares, found)))
 
 
+def pairs_of(kept: dict[str, Any]) -> Pairs:
+    """What `told` kept of a task. Raises ValueError."""
+    try:
+        return Pairs(*(int(kept[name]) for name in ("n", "both", "first", "second")))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"pairs lack {error}; make them with: python -m training compare") from error
+
+
 def told(found: dict[str, dict[str, Pairs]]) -> dict[str, Any]:
     """Pairs as JSON."""
     return {

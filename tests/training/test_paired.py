@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from training.__main__ import main
+from training.card import _precisions
 from training.paired import Pairs
 
 
@@ -52,6 +53,16 @@ def test_two_evaluations_become_a_table(tmp_path: Path, capsys: pytest.CaptureFi
     assert "| bfloat16 fp8, reference_impl on cpu, edit | 4 | 1 | 0 | -25.0 %" in capsys.readouterr().out
     kept = json.loads((tmp_path / "paired.json").read_text())["pairs"]["bfloat16 fp8, reference_impl on cpu"]["edit"]
     assert (kept["n"], kept["both"], kept["first"], kept["second"]) == (4, 2, 1, 0)
+
+
+def test_pairs_become_a_part_of_the_card(tmp_path: Path) -> None:
+    dense = scores(tmp_path / "a.json", {"edit": [1, 1, 1, 0]})
+    other = scores(tmp_path / "b.json", {"edit": [1, 0, 1, 0]}, quantise="int8")
+    paired = tmp_path / "paired.json"
+    assert main(["compare", dense, other, "--out", str(paired)]) == 0
+    card = "\n".join(_precisions(paired))
+    assert "| all right, beside bfloat16, reference_impl on cpu | pairs |" in card
+    assert "| bfloat16 int8, reference_impl on cpu, edit | 4 | 1 | 0 | -25.0 %" in card
 
 
 @pytest.mark.parametrize(
