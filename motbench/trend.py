@@ -14,7 +14,8 @@ from motbench.compare import Opt, Request, Results, ask, measure, new_folder
 if typing.TYPE_CHECKING:
     from reports.trend import Commit, Trend
 
-CONFIRMING_ROUNDS = 12
+CONFIRMING_ROUNDS = 24
+"""More than a comparison has: on a noisy CPU 12 refute every sixth step of 3 % (docs/measuring.md)."""
 
 
 def trend(

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.harness.records import SCHEMA, Series, Status, read_json
-from reports import decide, history, steps
+from reports import beside, decide, history, steps
 from reports.accepted import Accepted
+from reports.beside import Nights
 from reports.decide import key
 from reports.history import History, Line, Point
 from reports.item import SEVERITY
@@ -58,6 +59,10 @@ class Commit:
         return bool(set(self.packages) - unused)
 
 
+SAME = 2
+"""Points within which two steps are the same."""
+
+
 @dataclass(frozen=True)
 class Era:
     """The points of a line that can be compared: indices into Line.points. changed: against the era before it."""
@@ -81,6 +86,7 @@ class Event:
     asv            whether asv's own detector has a step within two points of it
     standing       it still holds at the newest point, and is recent: it decides the status
     accepted       why a person lets it pass
+    beside         it was suspected only beside the other series of the same nights (reports/beside.py)
     """
 
     series: Series
@@ -102,6 +108,7 @@ class Event:
     standing: bool = False
     accepted: str = ""
     reproduce: str = ""
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,7 +162,8 @@ class Known:
 def judge(found: History, known: Known, created: str) -> Trend:
     """Every line's events, and what they mean for the newest commit."""
     lines = [Drawn(line, eras(line, found)) for line in found.lines]
-    events = [event for drawn in lines for event in _events(drawn, known)]
+    nights = beside.nights(found.lines)
+    events = [event for drawn in lines for event in _events(drawn, known, nights)]
     doubt = {"confirmed": 0, "found": 1, "suspected": 2, "refuted": 3}
     events.sort(
         key=lambda e: (not e.standing, e.kind not in WORSE, doubt[e.certainty], -known.order[e.after], e.series.label)
@@ -200,13 +208,13 @@ def eras(line: Line, found: History) -> list[Era]:
     return made
 
 
-def _events(drawn: Drawn, known: Known) -> list[Event]:
+def _events(drawn: Drawn, known: Known, nights: Nights) -> list[Event]:
     line, found = drawn.line, []
     for era in drawn.eras:
         points = [line.points[i] for i in era.points]
         found += _breaks(line, points)
         whole = [point for point in points if not point.failed]
-        found += _steps(line, whole, known) if line.unit in ("seconds", "bytes") else _moves(line, whole)
+        found += _steps(line, whole, known, nights) if line.unit in ("seconds", "bytes") else _moves(line, whole)
     # Only what lies in the newest era can still stand.
     newest = {line.points[i].commit for i in drawn.eras[-1].points} if drawn.eras else set()
     return [_explained(event, line, known, event.after in newest) for event in _standing(found, known)]
@@ -229,24 +237,40 @@ def _moves(line: Line, points: Sequence[Point]) -> list[Event]:
     ]
 
 
-def _steps(line: Line, points: Sequence[Point], known: Known) -> list[Event]:
-    """Steps of positive numbers, and a suspicion at the end."""
+def _steps(line: Line, points: Sequence[Point], known: Known, nights: Nights) -> list[Event]:
+    """Steps of positive numbers, and a suspicion at the end, by its own numbers or else beside the other series."""
     if any(point.center <= 0 for point in points):
         return []
     logs = [math.log(point.center) for point in points]
     smallest = MATTERS_BYTES if line.unit == "bytes" else decide.matters(line.profile or "cpu", line.series.benchmark)
     found = steps.steps(logs, smallest)
     doubtful = steps.suspicion(logs, smallest)
+    named = [*found, *([doubtful] if doubtful else [])]
+    alone = [step for step in _alone(line, points, nights, smallest) if all(_apart(step, one) for one in named)]
     theirs = _asv_steps([point.center for point in points])
     certain: list[tuple[Step, Certainty]] = [(step, "found") for step in found]
-    certain += [(doubtful, "suspected")] if doubtful else []
+    certain += [(step, "suspected") for step in (*named[len(found) :], *alone)]
     return [
         replace(
             _of_step(line, points, step, certainty, known),
-            asv=any(abs(step.at - at) <= 2 for at in theirs),
+            asv=any(abs(step.at - at) <= SAME for at in theirs),
+            beside=step in alone,
         )
         for step, certainty in certain
     ]
+
+
+def _alone(line: Line, points: Sequence[Point], nights: Nights, smallest: float) -> list[Step]:
+    """What stepped beside the other series of the same nights, however certain there, and a suspicion at the end."""
+    relative = nights.beside(line, points) if line.unit == "seconds" else None
+    if relative is None:
+        return []
+    doubtful = steps.suspicion(relative, smallest)
+    return [*steps.steps(relative, smallest), *([doubtful] if doubtful else [])]
+
+
+def _apart(one: Step, other: Step) -> bool:
+    return abs(one.at - other.at) > SAME
 
 
 def _of_step(line: Line, points: Sequence[Point], step: Step, certainty: Certainty, known: Known) -> Event:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
-from reports import decide, simulate, stats, steps
+from reports import beside, decide, simulate, stats, steps
 from reports.stats import figure
 from reports.steps import Step
 
@@ -36,12 +36,24 @@ LENGTH = 100
 NONE_TRIALS, SLOW_TRIALS, TRIALS = 600, 50, 200
 """Histories without a step: for ours, and for the others, which take 50 times as long; histories with one."""
 BLOCK = 4
-CONFIRMING_ROUNDS = 12
+CONFIRMING_ROUNDS = 24
+TOGETHER = (2, 4)
+"""Rounds of three processes that a commit may get, beside one."""
 
 Floats = NDArray[np.float64]
-Detector = Callable[[Floats, int, float], list[tuple[int, int]]]
-"""What it reports of the log figures of a history: (night, first commit of the step), both as indices. It is also told
-which series it is, and how large the step after PAST commits is (0.0: none), for paired rounds to be drawn from."""
+Detector = Callable[["Nights", int, float], list[tuple[int, int]]]
+"""What it reports of a history: (night, first commit of the step), both as indices. It is also told which series it is,
+and how large the step after PAST commits is (0.0: none), for paired rounds to be drawn from."""
+
+
+@dataclass(frozen=True)
+class Nights:
+    """The log figures of one series, and how far the median of the others lay from theirs on the same nights; None
+    where there are too few.
+    """
+
+    values: Floats
+    others: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -52,9 +64,12 @@ class Table:
     rounds: list[Floats]
     smallest: float
 
-    def history(self, series: int, n: int, rng: np.random.Generator) -> Floats:
-        """Log figures of n commits: the mean of three processes each."""
-        return np.asarray(self._rows(series, n, rng).mean(axis=1), dtype=np.float64)
+    def history(self, series: int, n: int, rng: np.random.Generator, together: int = 1) -> Nights:
+        """n commits, the mean of three processes of each of `together` rounds: on the same nights for every series."""
+        rows = self._numbers(len(self.rounds[series]), n * together, rng)
+        figures = np.stack([one[rows].reshape(n, -1).mean(axis=1) for one in self.rounds])
+        others = np.delete(figures - figures.mean(axis=1, keepdims=True), series, axis=0)
+        return Nights(figures[series], np.median(others, axis=0) if len(others) >= beside.LEAST else None)
 
     def changes(self, series: int, shift: float, rng: np.random.Generator) -> Floats:
         """What paired rounds across a step of `shift` say: head minus the mean of base and again, per round."""
@@ -63,9 +78,12 @@ class Table:
 
     def _rows(self, series: int, n: int, rng: np.random.Generator) -> Floats:
         rounds = self.rounds[series]
-        starts = rng.integers(len(rounds), size=math.ceil(n / BLOCK))
-        rows = (starts[:, None] + np.arange(BLOCK)).ravel()[:n] % len(rounds)
-        return np.asarray(rounds[rows], dtype=np.float64)
+        return np.asarray(rounds[self._numbers(len(rounds), n, rng)], dtype=np.float64)
+
+    @staticmethod
+    def _numbers(length: int, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        starts = rng.integers(length, size=math.ceil(n / BLOCK))
+        return np.asarray((starts[:, None] + np.arange(BLOCK)).ravel()[:n] % length, dtype=np.int64)
 
 
 def recorded(folder: Path) -> Table:
@@ -105,13 +123,15 @@ def report(folder: Path | None) -> str:
     return "\n\n".join(_table(table, rng) for table in ([recorded(folder)] if folder else synthetic(rng)))
 
 
-def alarms(table: Table, detector: Detector, histories: int, rng: np.random.Generator) -> tuple[int, int]:
+def alarms(
+    table: Table, detector: Detector, histories: int, rng: np.random.Generator, together: int = 1
+) -> tuple[int, int]:
     """(false change points, commits) of histories in which nothing happened."""
     found = 0
     for trial in range(histories):
         series = trial % len(table.rounds)
         seen: list[int] = []
-        for _, at in detector(table.history(series, LENGTH, rng), series, 0.0):
+        for _, at in detector(table.history(series, LENGTH, rng, together), series, 0.0):
             # A step that wanders by a commit or two as data comes in is still the same.
             if all(abs(at - old) > NEAR for old in seen):
                 seen.append(at)
@@ -119,29 +139,39 @@ def alarms(table: Table, detector: Detector, histories: int, rng: np.random.Gene
     return found, histories * LENGTH
 
 
-def power(table: Table, detector: Detector, size: float, trials: int, rng: np.random.Generator) -> simulate.Rate:
+def power(
+    table: Table, detector: Detector, size: float, trials: int, rng: np.random.Generator, together: int = 1
+) -> simulate.Rate:
     """How often a step after PAST commits is seen on one of the first WITHIN nights."""
     hits = 0
     for trial in range(trials):
         series = trial % len(table.rounds)
-        values = table.history(series, PAST + WITHIN, rng)
-        values[PAST:] += math.log1p(size)
-        reports = detector(values, series, size)
+        nights = table.history(series, PAST + WITHIN, rng, together)
+        nights.values[PAST:] += math.log1p(size)
+        reports = detector(nights, series, size)
         hits += any(at >= PAST - NEAR and night >= PAST for night, at in reports)
     return simulate.Rate(hits, trials)
 
 
 def ours(table: Table) -> Detector:
     """`motbench trend` without a comparison: what is certain."""
-    return lambda values, series, size: [(step.seen, step.at) for step in steps.steps(values.tolist(), table.smallest)]
+    return lambda nights, series, size: [
+        (step.seen, step.at) for step in steps.steps(nights.values.tolist(), table.smallest)
+    ]
+
+
+def worth_a_look(nights: Nights, smallest: float) -> list[Step]:
+    """Steps and suspicions of every night, by the series' own numbers and then beside the others."""
+    both = [nights.values] + ([] if nights.others is None else [nights.values - nights.others])
+    return [step for values in both for step in steps.scan(values.tolist(), smallest)]
 
 
 def confirming(table: Table, rng: np.random.Generator) -> Detector:
     """`motbench trend --confirm`: paired rounds decide every step and every suspicion, once."""
 
-    def detector(values: Floats, series: int, size: float) -> list[tuple[int, int]]:
+    def detector(nights: Nights, series: int, size: float) -> list[tuple[int, int]]:
         asked: dict[int, Step] = {}
-        for step in steps.scan(values.tolist(), table.smallest):
+        for step in worth_a_look(nights, table.smallest):
             if all(abs(step.at - at) > NEAR for at in asked):
                 asked[step.at] = step
         return [(step.seen, at) for at, step in asked.items() if holds(series, size, step)]
@@ -157,13 +187,14 @@ def confirming(table: Table, rng: np.random.Generator) -> Detector:
 
 def suspecting(table: Table) -> Detector:
     """What --confirm would measure."""
-    return lambda values, series, size: [(step.seen, step.at) for step in steps.scan(values.tolist(), table.smallest)]
+    return lambda nights, series, size: [(step.seen, step.at) for step in worth_a_look(nights, table.smallest)]
 
 
 def nightly(look: Callable[[Floats], set[int]]) -> Detector:
     """A detector that is asked anew every night: all of a history without a step, the last nights of one with it."""
 
-    def detector(values: Floats, series: int, size: float) -> list[tuple[int, int]]:
+    def detector(nights: Nights, series: int, size: float) -> list[tuple[int, int]]:
+        values = nights.values
         first = PAST + 1 if size else steps.LEAST + steps.AFTER
         return [(night - 1, at) for night in range(first, len(values) + 1) for at in sorted(look(values[:night]))]
 
@@ -194,13 +225,15 @@ def otava(least: float) -> Detector | None:
 
 def _table(table: Table, rng: np.random.Generator) -> str:
     spreads = ", ".join(f"{rounds.mean(axis=1).std(ddof=1):.1%}" for rounds in table.rounds)
-    detectors: list[tuple[str, Detector | None, int]] = [
-        ("`motbench trend`", ours(table), NONE_TRIALS),
-        ("`motbench trend --confirm`", confirming(table, rng), NONE_TRIALS),
-        ("asv, threshold 5% (its default)", asv(0.05), SLOW_TRIALS),
-        (f"asv, threshold {table.smallest:.1%}", asv(table.smallest), SLOW_TRIALS),
-        ("Otava (E-divisive), its defaults", otava(0.0), SLOW_TRIALS),
-        (f"Otava, steps from {table.smallest:.1%}", otava(table.smallest), SLOW_TRIALS),
+    confirm = "`motbench trend --confirm`"
+    detectors: list[tuple[str, Detector | None, int, int]] = [
+        ("`motbench trend`", ours(table), NONE_TRIALS, 1),
+        (confirm, confirming(table, rng), NONE_TRIALS, 1),
+        *((f"{confirm}, {3 * n} processes per commit", confirming(table, rng), NONE_TRIALS, n) for n in TOGETHER),
+        ("asv, threshold 5% (its default)", asv(0.05), SLOW_TRIALS, 1),
+        (f"asv, threshold {table.smallest:.1%}", asv(table.smallest), SLOW_TRIALS, 1),
+        ("Otava (E-divisive), its defaults", otava(0.0), SLOW_TRIALS, 1),
+        (f"Otava, steps from {table.smallest:.1%}", otava(table.smallest), SLOW_TRIALS, 1),
     ]
     head = [
         "detector",
@@ -215,12 +248,12 @@ def _table(table: Table, rng: np.random.Generator) -> str:
         f"| {' | '.join(head)} |",
         f"|{' --- |' * len(head)}",
     ]
-    for name, detector, histories in detectors:
+    for name, detector, histories, together in detectors:
         if detector is None:
             cells = ["not measured: `otava` is not installed", *("" for _ in STEPS)]
         else:
-            cells = [_per_thousand(*alarms(table, detector, histories, rng))]
-            cells += [str(power(table, detector, size, TRIALS, rng)) for size in STEPS]
+            cells = [_per_thousand(*alarms(table, detector, histories, rng, together))]
+            cells += [str(power(table, detector, size, TRIALS, rng, together)) for size in STEPS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     asked, commits = alarms(table, suspecting(table), NONE_TRIALS, rng)
     cost = (

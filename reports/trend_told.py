@@ -13,7 +13,8 @@ SHOWN = 20
 COLUMNS = ("what", "series", "change", "between", "suspects", "certainty", "counts")
 HEADER = (
     "change: after / before - 1, with its 95 % interval; between: the last commit without it, the first with it; "
-    "suspects: commits in between that touch what the series measures; asv: its own detector has a step there too."
+    "suspects: commits in between that touch what the series measures; asv: its own detector has a step there too; "
+    "beside the others: not in its own numbers, but in those less what the other series of the same nights did."
 )
 
 
@@ -51,7 +52,7 @@ def _row(event: Event) -> tuple[str, ...]:
     named = [f"{commit.hash[:8]} {commit.subject}" for commit in event.suspects[:1]]
     more = f" and {len(event.suspects) - 1} more" if len(event.suspects) > 1 else ""
     counts = event.accepted or event.machine or ("yes" if event.standing else "past")
-    certainty = f"{event.certainty}, asv" if event.asv else event.certainty
+    certainty = event.certainty + (", asv" if event.asv else "") + (", beside the others" if event.beside else "")
     between = f"{event.before[:8]}..{event.after[:8]}"
     return event.kind, event.series.label, change, between, "".join(named) + more or "none", certainty, counts
 

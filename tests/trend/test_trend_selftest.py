@@ -46,5 +46,5 @@ def test_asv_at_its_default_does_not_see_3_percent(table: Table, rng: np.random.
 
 def test_a_history_keeps_neighbouring_rounds_together(rng: np.random.Generator) -> None:
     table = Table("counted", [np.repeat(np.arange(40.0)[:, None], 3, axis=1)], 0.01)
-    steps = np.diff(table.history(0, selftest.BLOCK * 5, rng))
+    steps = np.diff(table.history(0, selftest.BLOCK * 5, rng).values)
     assert (steps == 1).sum() >= 5 * (selftest.BLOCK - 1) - 5
