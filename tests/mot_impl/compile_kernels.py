@@ -101,12 +101,26 @@ def by_rule(op: str, dtype: torch.dtype, m: int, k: int, capability: int = 90) -
 
 
 def tuned_variants() -> Iterator[Variant]:
-    """Every plain tile in the package's tile files, once for each K, on the chip that it was measured on."""
-    for file in TileTable.load(None).files:
-        capability = next(value for chip, value in CHIPS.items() if chip in file.device.split("_"))
-        plain = {(key.op, key.dtype, key.k, tile): None for key, _, tile in file.entries if tile.kind == "gather"}
-        for op, dtype, k, tile in plain:
-            yield matrix_variant(op, getattr(torch, dtype), k, tile, capability)
+    """Every plain tile in the package's tile files, once for each K, on the chip that it was measured on; those of int8
+    weights are another file's."""
+    plain = {
+        (key.op, key.dtype, key.k, tile, next(value for chip, value in CHIPS.items() if chip in file.device.split("_")))
+        for file in TileTable.load(None).files
+        for key, _, tile in file.entries
+        if tile.kind == "gather" and key.dtype != "int8"
+    }
+    for op, dtype, k, tile, capability in sorted(plain, key=str):
+        made = matrix_variant(op, torch.bfloat16 if dtype == "fp8" else getattr(torch, dtype), k, tile, capability)
+        # As it was tuned: BAGEL's gate_up has no bias.
+        made = dataclasses.replace(made, constants=made.constants | {"HAS_BIAS": op == "linear"})
+        yield fp8_variant(made) if dtype == "fp8" else made
+
+
+def fp8_variant(variant: Variant) -> Variant:
+    """The same kernel with rows and weights in fp8, and their scales."""
+    types = dict.fromkeys(("x_ptr", "w_ptr"), "*fp8e4nv") | dict.fromkeys(("x_scale_ptr", "w_scale_ptr"), "*fp32")
+    constants = variant.constants | {"KIND": "fp8"}
+    return dataclasses.replace(variant, label=f"fp8 {variant.label}", constants=constants, types=variant.types | types)
 
 
 def matrix_variant(op: str, dtype: torch.dtype, k: int, tile: Tile, capability: int) -> Variant:
