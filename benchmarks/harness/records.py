@@ -366,6 +366,7 @@ class Selftest:
     form        "full": every fault on every case; "reduced": each on one case, which fits a night
     good        families of held-out good runs
     alarms      false alarms of all good runs together, by any tier, with the same split by tier, metric and gate
+    identical   further good runs that are the reference bit for bit: they test no limit, and count nowhere
     status      pass: every fault is seen by its tier in at least 95 % of its runs, and at most 1 % of the good runs
                 alarm; reason says what is missed
     """
@@ -382,6 +383,7 @@ class Selftest:
     reason: str
     reproduce: str
     seconds: float
+    identical: int = 0
     schema: int = SCHEMA
 
 

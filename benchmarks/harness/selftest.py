@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 import reference_impl
@@ -44,6 +45,7 @@ class Outcome:
              what float32 or half precision saw, as every night judges both, and "bfloat16 picture" the latter alone
     metrics  of the picture in the plan's dtype, each by its own limit alone
     gates    other projects' rules for the same pictures
+    differs  False for a good run that is the reference bit for bit: it tests no limit
     """
 
     name: str
@@ -52,6 +54,7 @@ class Outcome:
     tiers: dict[str, bool]
     metrics: dict[str, bool]
     gates: dict[str, bool]
+    differs: bool = True
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,17 @@ def good(stand: Stand, draw: int, ops: bool) -> Iterator[Outcome]:
         if stand.own is not stand.exact:
             with own.settings():
                 half = made(Setting(with_ops(stand.own.pipeline, own.ops()), request))
-        yield stand.outcome(own.family, draw, tiers, Pictures(picture, half), parity=True)
+        found = stand.outcome(own.family, draw, tiers, Pictures(picture, half), parity=True)
+        same = _same(picture, stand.exact.reference) and _same(half, stand.own.reference)
+        yield dataclasses.replace(found, differs=not same or any(found.tiers.values()))
+
+
+def _same(a: Made, b: Made) -> bool:
+    """Whether no byte of the picture and no number of the latents differs."""
+    if a.picture is None or b.picture is None:
+        return False
+    pairs = [(a.picture, b.picture), *((a.latents[name], b.latents[name]) for name in a.latents)]
+    return all(np.array_equal(one, other) for one, other in pairs)
 
 
 def op_parity(plan: Plan, ops: MoTOps) -> bool:

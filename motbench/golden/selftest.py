@@ -53,7 +53,7 @@ def selftest(
     full: typing.Annotated[bool, Opt("--full/--reduced", help="every fault on every case, or each on one")] = True,
     draws: typing.Annotated[int, Opt(min=1, help="places per fault and case")] = 1,
     good: typing.Annotated[
-        int | None, Opt(min=0, help="held-out good runs at least; 299 in the full form, one of each family else")
+        int | None, Opt(min=0, help="held-out good runs at least; 450 in the full form, one of each family else")
     ] = None,
     jobs: typing.Annotated[int, Opt(min=1, help="processes; more than there are cases share a case's runs")] = 1,
     minutes: typing.Annotated[
@@ -115,14 +115,14 @@ def growing(judged: Judged, what: Chosen, pace: Pace = Pace()) -> Iterator[Selft
     from benchmarks.harness.faults import chosen
     from benchmarks.harness.golden_case import read_cases
     from benchmarks.harness.good_runs import held_out
-    from benchmarks.harness.selftest_table import GOOD_RUNS, Asked, record
+    from benchmarks.harness.selftest_table import GOOD_MADE, Asked, record
 
     started = told = time.monotonic()
     plan = plan_of(judged.impl, judged.device, judged.dtype)
     cases = read_cases(goldens_folder(), what.cases)
     cases = cases if what.cases else goldens.selected(cases, plan.impl, plan.device)
     faults, families = chosen(what.faults), len(held_out(0, plan.device, plan.dtype))
-    wanted = what.good if what.good is not None else 0 if what.faults else GOOD_RUNS if what.full else 1
+    wanted = what.good if what.good is not None else 0 if what.faults else GOOD_MADE if what.full else 1
     if what.full:
         tasks = selftest_plan.full(cases, faults, what.draws, wanted, families)
     else:
@@ -155,6 +155,7 @@ def sentence(found: Selftest) -> str:
     seen = sum(one.seen.seen for one in found.faults)
     text = f"{found.status}: {seen} of {runs} runs of {len(found.faults)} faults seen by their tier"
     text += f", {found.alarms.seen.seen} false alarms in {found.alarms.seen.runs} good runs"
+    text += f", {found.identical} more are the reference bit for bit" if found.identical else ""
     text += f" ({len(found.cases)} cases, {found.seconds:.0f} s)"
     return f"{text}: {found.reason}" if found.reason else text
 

@@ -107,6 +107,11 @@ def test_no_held_out_run_is_seen(stand: Stand) -> None:
     assert [outcome for outcome in found if any(outcome.tiers.values())] == []
 
 
+def test_a_run_that_differs_in_no_bit_is_told_from_one_that_does(stand: Stand) -> None:
+    differs = {outcome.name: outcome.differs for outcome in good(stand, 0, ops=False)}
+    assert (differs["rows in another order"], differs["moved"]) == (False, True)
+
+
 def test_half_precision_is_judged_beside_float32(tmp_path: Path) -> None:
     case = approved_case(tmp_path, height=32, width=32, steps=2)
     limits = {"psnr": 20.0}
@@ -193,6 +198,13 @@ def test_runs_that_were_not_made_leave_it_unmeasured() -> None:
     asked = Asked(plan(), ["a case"], [FAULTS["wrong seed"]], full=False, runs=400)
     found = record(asked, seen_in([True]) + quiet(299), 1.0)
     assert (found.status, found.reason) == ("not-measured", "100 of 400 runs were not made")
+
+
+def test_a_run_that_differs_in_no_bit_is_not_counted() -> None:
+    same = [dataclasses.replace(outcome, differs=False) for outcome in quiet(7)]
+    found = recorded(seen_in([True]) + quiet(299) + same)
+    assert (found.alarms.seen.runs, found.identical) == (299, 7)
+    assert "| the reference bit for bit, not counted | 7 more |" in markdown(found)
 
 
 def recorded(outcomes: list[Outcome], full: bool = True) -> Selftest:
