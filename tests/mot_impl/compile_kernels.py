@@ -83,6 +83,7 @@ def variants() -> Iterator[Variant]:
                 yield by_rule(op, dtype, m, k)
         yield from norm_variants(dtype)
         yield from quantised_variants(dtype)
+    yield from fp8_by_rule()
     yield from tuned_variants()
     for capability in ELSEWHERE:
         yield from (by_rule(op, torch.bfloat16, 4098, ALIGNED, capability) for op in MATRIX)
@@ -98,6 +99,20 @@ def by_rule(op: str, dtype: torch.dtype, m: int, k: int, capability: int = 90) -
     problem = Problem(op, m, 3584, k, dtype, torch.device("cpu"))
     tile = heuristic_tile(problem, SHARED_MEMORY[capability], capability // 10 in ASYNCHRONOUS)
     return matrix_variant(op, dtype, k, tile, capability)
+
+
+def fp8_by_rule() -> Iterator[Variant]:
+    """The matrix kernels of fp8 experts: every tile of the heuristic, and the masks; exact sums where most is held."""
+    for op in MATRIX:
+        for m, k, widen in (
+            *((m, ALIGNED, False) for m in (16, 64, 4098)),
+            (4098, ODD, False),
+            *((m, ALIGNED, True) for m in (64, 4098)),
+        ):
+            problem = Problem(op, m, 3584, k, torch.bfloat16, torch.device("cpu"), kind="fp8")
+            made = fp8_variant(matrix_variant(op, torch.bfloat16, k, heuristic_tile(problem), 90))
+            label = f"{'exact ' if widen else ''}{made.label}"
+            yield dataclasses.replace(made, label=label, constants=made.constants | {"WIDEN": widen})
 
 
 def tuned_variants() -> Iterator[Variant]:
