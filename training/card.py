@@ -78,7 +78,8 @@ def _precisions(paired: Path) -> list[str]:
         *table(found["first"], found["scores"], pairs),
         "",
         "```",
-        "python -m training evaluate --checkpoint CHECKPOINT --out A.json --dtype bfloat16 --task text-to-image --task edit",
+        "python -m training evaluate --checkpoint CHECKPOINT --task text-to-image --task edit --dtype bfloat16 "
+        "--out A.json",
         "python -m training evaluate ... --out B.json --quantise fp8",
         "python -m training compare A.json B.json ... --out paired.json",
         "```",
