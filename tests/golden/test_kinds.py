@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import mot_impl
 import reference_impl
 from benchmarks.harness import calibrate, goldens, precision
 from benchmarks.harness.fault import Setting
@@ -18,6 +19,7 @@ from benchmarks.harness.golden_limits import judged_metrics
 from benchmarks.harness.good_sums import tiled
 from benchmarks.harness.known_good import by_norm, rounded_once, variants
 from benchmarks.harness.records import Golden
+from motbench.golden.common import goldens_folder
 from reference_impl.contract import Experts, Kind, MoTOps, Route
 from reference_impl.quantise import quantise
 from tests.golden.conftest import EXACT, change, plan
@@ -150,3 +152,13 @@ def test_a_fault_that_cannot_be_injected_in_quantised_layers_is_no_fault_seen(ap
     broken = dataclasses.replace(FAULTS["wrong seed"], inject=refused)
     task = calibrate.Task(read_case(approved), CPU, torch.float32, 6, [broken], quantise="int8")
     assert calibrate.measure(task).faults.names == []
+
+
+@pytest.mark.parametrize("kind", precision.QUANTISED)
+def test_the_fused_kernels_pass_a_committed_case(kind: Kind, tmp_path: Path) -> None:
+    case = read_case(goldens_folder() / "t2i-few-updates")
+    judged = dataclasses.replace(plan("fused", mot_impl.OPS), quantise=kind)
+    assert [(one.against, one.status) for one in goldens.check([case], judged, tmp_path)] == [
+        ("reference", "pass"),
+        ("golden", "pass"),
+    ]
