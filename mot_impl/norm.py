@@ -202,7 +202,7 @@ def _quantised(
     launch(
         _quantised_norm_kernel, triton.cdiv(m, block.heads), x,
         x, x if other is None else other, gain, total, found.values.view(torch.uint8), found.scale,
-        found.scale if input_scale is None else input_scale, route.rows.contiguous(),
+        found.scale if input_scale is None else input_scale.contiguous(), route.rows.contiguous(),
         m, route.n_text, k, x.stride(0), 0 if other is None else other.stride(0), gain.stride(0), eps,
         ADD=other is not None, FIXED=input_scale is not None,
         BLOCK_H=block.heads, BLOCK_D=block.width, num_warps=block.warps,

@@ -126,6 +126,25 @@ def test_any_row_stride(device):
     assert_equal(OPS.quantise_rows(x, route), REFERENCE.quantise_rows(x.contiguous(), route))
 
 
+APART = {
+    "one_for_both": lambda device: torch.tensor([0.004], device=device).expand(2),
+    "every_second": lambda device: torch.tensor([0.004, 9.0, 0.02, 9.0], device=device)[::2],
+}
+"""Fixed scales that do not lie side by side."""
+
+
+@pytest.mark.parametrize("made", APART.values(), ids=APART.keys())
+def test_fixed_scales_may_lie_apart(made, device):
+    x, route = normal(0, 9, 64).to(device), shuffled(9, device)
+    assert_equal(OPS.quantise_rows(x, route, made(device)), REFERENCE.quantise_rows(x, route, made(device)))
+
+
+@pytest.mark.parametrize("made", APART.values(), ids=APART.keys())
+def test_fixed_scales_of_a_norm_that_quantises_may_lie_apart(made, device):
+    args = (normal(0, 9, 64).to(device), torch.ones(2, 64, device=device), shuffled(9, device), EPS, made(device))
+    assert torch.equal(OPS.quantised_rms_norm(*args).scale, REFERENCE.quantised_rms_norm(*args).scale)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("width", [7, 130, 3584])
 @pytest.mark.parametrize("scale", SCALES)
