@@ -136,8 +136,9 @@ def quantise_rows(x: Tensor, route: Route, input_scale: Tensor | None = None) ->
     block = CutBlock.of(m, k)
     launch(
         _quantise_kernel, triton.cdiv(m, block.rows), x,
-        x, found.values.view(torch.uint8), found.scale, found.scale if input_scale is None else input_scale.contiguous(),
-        route.rows.contiguous(), m, route.n_text, k, x.stride(0), FIXED=input_scale is not None,
+        x, found.values.view(torch.uint8), found.scale,
+        found.scale if input_scale is None else input_scale.contiguous(), route.rows.contiguous(),
+        m, route.n_text, k, x.stride(0), FIXED=input_scale is not None,
         BLOCK_R=block.rows, BLOCK_D=block.width, BLOCK_REST=block.rest, num_warps=block.warps,
     )  # fmt: skip
     return found

@@ -51,7 +51,7 @@ ALIASES = {"A800": "A100", "H800": "H100"}
 @dataclass(frozen=True)
 class TuneKey:
     """What a measured tile belongs to, apart from M. `dtype` is PyTorch's name without the prefix, or the kind of
-    quantised experts: "fp8", "int8"."""
+    quantised experts: "fp8", "int8"; "int8 float32" if the rows are, which tiles of 16-bit rows need not fit."""
 
     op: str
     dtype: str
@@ -61,7 +61,9 @@ class TuneKey:
     @classmethod
     def of(cls, problem: Problem) -> "TuneKey":
         """The key of a problem."""
-        dtype = str(problem.dtype).removeprefix("torch.") if problem.kind == "dense" else problem.kind
+        dtype = str(problem.dtype).removeprefix("torch.") if problem.kind == "dense" else str(problem.kind)
+        if problem.kind == "int8" and problem.dtype == torch.float32:
+            dtype = "int8 float32"
         return cls(problem.op, dtype, problem.n, problem.k)
 
 

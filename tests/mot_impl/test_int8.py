@@ -13,7 +13,7 @@ from benchmarks.harness.shapes import ODD, SMALL
 from mot_impl import int8
 from mot_impl.heuristic import heuristic_tile, hopper_tile
 from mot_impl.linear import _linear_kernel, launch_routed
-from mot_impl.tiles import Tile, TileTable, device_name
+from mot_impl.tiles import Tile, TileTable, TuneKey, device_name
 from reference_impl.contract import Experts, Problem
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -86,13 +86,18 @@ def test_the_counts_of_pieces_are_zero_again(device):
 
 
 def test_a_tile_is_looked_up_under_the_kind(tmp_path, device):
-    one = problem(LAYERS[0], SMALL, torch.float32, device, kind="int8")
+    one = problem(LAYERS[0], SMALL, torch.float16, device, kind="int8")
     tile = {"block_m": 16, "block_n": 32, "block_k": 64, "warps": 4, "stages": 1, "pieces": 2}
     entry = {"op": "linear", "dtype": "int8", "m": 64, "n": one.n, "k": one.k, "tile": tile}
     content = {"schema": 1, "device": device_name(device), "made": {}, "entries": [entry]}
     (tmp_path / f"{device_name(device)}.json").write_text(json.dumps(content))
     ops = mot_impl.fused_ops(TileTable.load(tmp_path))
     assert ops.describe_tile(one).startswith("16x32x64 w4 s1 p2 (user: ")
+
+
+def test_float32_rows_take_no_tile_of_16_bit_rows():
+    keys = {TuneKey.of(problem(LAYERS[0], SMALL, dtype, "cpu", kind="int8")).dtype for dtype in DTYPES}
+    assert keys == {"int8 float32", "int8"}
 
 
 @pytest.mark.parametrize(("m", "tokens"), [(17, 64), (64, 64), (65, 128), (128, 128), (129, 256), (8208, 256)])
