@@ -5,6 +5,7 @@ On a GPU of compute capability 8.0 or newer in float32, float16 and bfloat16; on
 """
 
 import dataclasses
+import typing
 from functools import partial
 
 from mot_impl.attention import attention
@@ -22,15 +23,17 @@ from mot_impl.products import Accumulation
 from mot_impl.quantise import CutBlock, quantise_rows
 from mot_impl.rotary import RowBlock, qk_norm_rotary, rotary
 from mot_impl.tiles import TileTable
-from reference_impl.contract import MoTOps, Problem
+from reference_impl.contract import MoTOps, Problem, require
 
 
 def fused_ops(tiles: TileTable, accumulation: Accumulation = "fast") -> MoTOps:
     """The fused implementation with `tiles` asked for every matrix kernel.
 
     accumulation is for fp8 experts only. "fast": sums as the tensor cores keep them, on Hopper about 22 bits. "exact":
-    in float32 at least every 128 values of K, and slower.
+    in float32 at least every 128 values of K, and slower. Raises ValueError for another word.
     """
+    known = typing.get_args(Accumulation)
+    require(accumulation in known, "accumulation {!r} is not one of {}", accumulation, ", ".join(known))
     return MoTOps(
         name="fused",
         linear=partial(linear, tiles=tiles, accumulation=accumulation),

@@ -111,6 +111,11 @@ def test_the_accumulation_is_told_with_the_tile(device):
     assert told == ["fast sums", "exact sums"]
 
 
+def test_an_unknown_accumulation_is_refused():
+    with pytest.raises(ValueError, match="accumulation 'exat' is not one of fast, exact"):
+        mot_impl.fused_ops(TileTable(), accumulation="exat")
+
+
 def test_of_dense_experts_no_accumulation_is_told(device):
     assert "sums" not in EXACT.describe_tile(problem(Work("linear", "o"), SMALL, torch.float32, device))
 
