@@ -13,7 +13,7 @@ from PIL import Image
 import reference_impl
 from bagel.pipeline import BagelPipeline
 from bagel.transforms import Resize
-from benchmarks.harness import golden_case, images
+from benchmarks.harness import golden_case, images, precision
 from benchmarks.harness.environment import repository_root
 from benchmarks.harness.golden_case import read_case, read_cases
 from benchmarks.harness.golden_limits import Limits, judge
@@ -31,7 +31,16 @@ def test_a_committed_case_has_the_approved_golden(case: golden_case.GoldenCase) 
 
 @each_committed
 def test_a_committed_case_has_limits_for_every_dtype(case: golden_case.GoldenCase) -> None:
-    assert all(case.limits[kind].keys() == {"float32", "bfloat16", "float16"} for kind in ("parity", "drift"))
+    for kind in ("parity", "drift"):
+        assert set(precision.DTYPES) <= case.limits[kind].keys() <= set(precision.NAMES)
+
+
+@pytest.mark.parametrize("name", ["float32-fp8", "bfloat16-fp8", "float32-int8", "bfloat16-int8"])
+def test_quantised_layers_have_limits_on_two_cases_of_each_task(name: str) -> None:
+    tasks = sorted(
+        case.request.task for case in COMMITTED if name in case.limits["parity"] and name in case.limits["drift"]
+    )
+    assert tasks == ["img2img", "img2img", "t2i", "t2i"]
 
 
 def test_eight_cases_of_each_task_and_two_short_ones_are_committed() -> None:
