@@ -1,5 +1,5 @@
-"""The vocabulary that both implementations share: Route, Experts, QuantisedRows, QKNorm, Rotary, KVSlice,
-Problem, MoTOps.
+"""The vocabulary that both implementations share: Route, Problem, MoTOps, and from the modules beside it Experts and
+QuantisedRows (experts.py), QKNorm, Rotary and KVSlice (heads.py). Others import all of it from here.
 
 Nothing here computes. Every op of the contract is a function of these objects; `reference_impl` says what it means in
 plain PyTorch and `mot_impl` computes the same with fused kernels.
@@ -7,28 +7,39 @@ plain PyTorch and `mot_impl` computes the same with fused kernels.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from reference_impl.experts import FP8, FP8_MAX, INT8_MAX, Experts, Kind, QuantisedRows, Rows
+from reference_impl.heads import KVSlice, QKNorm, Rotary
+from reference_impl.require import require
+
+__all__ = [
+    "FP8",
+    "FP8_MAX",
+    "IMAGE",
+    "INT8_MAX",
+    "TEXT",
+    "Experts",
+    "KVSlice",
+    "Kind",
+    "MoTOps",
+    "Problem",
+    "QKNorm",
+    "QuantisedRows",
+    "Rotary",
+    "Route",
+    "Rows",
+    "accumulation_dtype",
+    "on_16_bytes",
+    "require",
+    "upcast",
+]
+
 TEXT, IMAGE = 0, 1
 """Index of each expert in every stacked tensor: text first."""
-
-FP8, FP8_MAX = torch.float8_e4m3fn, 448.0
-"""The 8-bit float of quantised weights and rows, and its largest value. It has NaN and no infinity."""
-
-INT8_MAX = 127
-"""The largest magnitude of an int8 weight: symmetric, -128 is not used."""
-
-Kind = Literal["dense", "fp8", "int8"]
-"""How the weights of a layer are stored."""
-
-
-def require(condition: bool, message: str, *values: object, error: type[Exception] = ValueError) -> None:
-    """Raise `error` with `message.format(*values)` unless `condition` holds. It names both values and the cure."""
-    if not condition:
-        raise error(message.format(*values))
 
 
 @dataclass(frozen=True)
@@ -151,317 +162,6 @@ class Route:
     def to(self, device: torch.device | str) -> "Route":
         """The same route with its rows on `device`."""
         return Route(self.rows.to(device), self.n_text, self.image_first)
-
-
-@dataclass(frozen=True)
-class Experts:
-    """The two experts' weights of one linear layer, dense or quantised.
-
-    weight       [2, N, K], text first: floating ("dense"), float8_e4m3fn ("fp8") or int8 ("int8")
-    bias         [2, N] or None; of dense experts in the weight's dtype, of quantised ones in that of the results
-    scale        [2, N] float32, quantised only: row n of the layer's matrix is weight[e, n].float() * scale[e, n]
-    input_scale  [2] float32 or None, fp8 only: the fixed scale of each expert's input; None: every row has its own
-
-    Example: a row [0.5 -1.0] as int8 is weight [64 -127], scale 1/127.
-
-    An expert that lacks a bias beside one that has one gets a row of zeros: adding it changes no value.
-    Precision belongs here: both experts are of one kind, and an illegal mix cannot be written. That scales are finite
-    and above 0 is checked where weights are made or loaded (`reference_impl.checks.check_scales`): looking at values
-    here would stall a GPU. Raises ValueError, TypeError or, for a dtype that is no kind, NotImplementedError.
-    """
-
-    weight: Tensor
-    bias: Tensor | None = None
-    scale: Tensor | None = None
-    input_scale: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        w, b = self.weight, self.bias
-        require(
-            w.ndim == 3 and w.shape[0] == 2, "weight has shape {}; weight must be [2, N, K], text first", tuple(w.shape)
-        )
-        kind = self.kind
-        if b is not None:
-            require(
-                b.shape == w.shape[:2],
-                "bias has shape {} but weight {}; bias must be [2, {}]",
-                tuple(b.shape),
-                tuple(w.shape),
-                w.shape[1],
-            )
-            agree = b.dtype == w.dtype if kind == "dense" else b.is_floating_point() and b.dtype.itemsize > 1
-            require(agree, "bias is {} but weight is {}; {}", b.dtype, w.dtype, _bias_cure(kind), error=TypeError)
-            require(b.device == w.device, "bias is on {} but weight on {}; move both to one device", b.device, w.device)
-        require(
-            (self.scale is None) == (kind == "dense"),
-            "weight is {} ({}) and scale is {}; quantised experts have a scale [2, N], dense ones none",
-            w.dtype,
-            kind,
-            "missing" if self.scale is None else "given",
-        )
-        require(
-            self.input_scale is None or kind == "fp8",
-            "weight is {} ({}) but input_scale is given; only fp8 experts quantise their input",
-            w.dtype,
-            kind,
-        )
-        for name, scale, shape in (("scale", self.scale, w.shape[:2]), ("input_scale", self.input_scale, (2,))):
-            if scale is not None:
-                _require_scale(name, scale, w, tuple(shape))
-
-    @classmethod
-    def of(
-        cls,
-        text: tuple[Tensor, Tensor | None],
-        image: tuple[Tensor, Tensor | None],
-        scales: tuple[Tensor, Tensor] | None = None,
-    ) -> "Experts":
-        """Stack two (weight [N, K], bias [N] or None) pairs, and the scales [N] of quantised ones."""
-        (text_w, text_b), (image_w, image_b) = text, image
-        require(
-            text_w.shape == image_w.shape,
-            "text weight is {} but image weight {}; they must agree",
-            tuple(text_w.shape),
-            tuple(image_w.shape),
-        )
-        require(
-            text_w.dtype == image_w.dtype,
-            "text weight is {} but image weight {}; both experts must be of one kind",
-            text_w.dtype,
-            image_w.dtype,
-            error=TypeError,
-        )
-        weight = torch.stack([text_w, image_w])
-        scale = None if scales is None else torch.stack(scales)
-        given = text_b if image_b is None else image_b
-        if given is None:
-            return cls(weight, scale=scale)
-        zeros = torch.zeros_like(given)
-        bias = torch.stack([zeros if text_b is None else text_b, zeros if image_b is None else image_b])
-        return cls(weight, bias, scale)
-
-    @property
-    def kind(self) -> Kind:
-        """How the weights are stored: "dense", "fp8" or "int8". Raises NotImplementedError for any other dtype."""
-        dtype = self.weight.dtype
-        if dtype == FP8:
-            return "fp8"
-        if dtype == torch.int8:
-            return "int8"
-        require(
-            dtype.is_floating_point and dtype.itemsize > 1,
-            "weight is {}; experts are dense (float32, float16, bfloat16), float8_e4m3fn or int8",
-            dtype,
-            error=NotImplementedError,
-        )
-        return "dense"
-
-    @property
-    def nbytes(self) -> int:
-        """The memory of weights, biases and scales."""
-        held = (self.weight, self.bias, self.scale, self.input_scale)
-        return sum(tensor.nbytes for tensor in held if tensor is not None)
-
-    @property
-    def n_out(self) -> int:
-        """N, the width of the output."""
-        return self.weight.shape[1]
-
-    @property
-    def n_in(self) -> int:
-        """K, the width of the input."""
-        return self.weight.shape[2]
-
-
-def _bias_cure(kind: Kind) -> str:
-    return "they must agree" if kind == "dense" else "the bias of quantised experts is float32, float16 or bfloat16"
-
-
-def _require_scale(name: str, scale: Tensor, beside: Tensor, shape: tuple[int, ...]) -> None:
-    """A scale is float32, of this shape, beside its values."""
-    require(
-        tuple(scale.shape) == shape,
-        "{} has shape {} but must be {}, for values {}",
-        name,
-        tuple(scale.shape),
-        list(shape),
-        tuple(beside.shape),
-    )
-    require(scale.dtype == torch.float32, "{} is {} but must be torch.float32", name, scale.dtype, error=TypeError)
-    require(
-        scale.device == beside.device,
-        "{} is on {} but its values on {}; move both to one device",
-        name,
-        scale.device,
-        beside.device,
-    )
-
-
-@dataclass(frozen=True)
-class QuantisedRows:
-    """Rows in 8-bit floats, each with its own scale: what fp8 experts take.
-
-    values  [M, K] float8_e4m3fn
-    scale   [M] float32: row m is values[m].float() * scale[m]
-    dtype   what results computed from it have: that of the rows it was made from
-
-    Example: a row [1.0 -2.0] is values [224 -448], scale 2/448. Raises ValueError or TypeError.
-    """
-
-    values: Tensor
-    scale: Tensor
-    dtype: torch.dtype
-
-    def __post_init__(self) -> None:
-        require(self.values.ndim == 2, "values have shape {} but must be [M, K]", tuple(self.values.shape))
-        require(self.values.dtype == FP8, "values are {} but must be {}", self.values.dtype, FP8, error=TypeError)
-        _require_scale("scale", self.scale, self.values, (len(self.values),))
-        require(
-            self.dtype.is_floating_point and self.dtype.itemsize > 1,
-            "results would be {}; use float32, float16 or bfloat16",
-            self.dtype,
-            error=TypeError,
-        )
-
-    @property
-    def shape(self) -> torch.Size:
-        """(M, K), as a tensor's."""
-        return self.values.shape
-
-    @property
-    def device(self) -> torch.device:
-        """Where the values are."""
-        return self.values.device
-
-
-Rows = Tensor | QuantisedRows
-"""What a linear op takes: rows [M, K] as they are, or already quantised for fp8 experts."""
-
-
-@dataclass(frozen=True)
-class QKNorm:
-    """RMSNorm of each query and key head, and how a packed qkv row divides into heads.
-
-    q_gain, k_gain  [2, d], text first
-    n_heads, n_kv_heads  query heads H and key/value heads G; a qkv row is [H*d | G*d | G*d]
-    eps             added to the mean square
-    """
-
-    q_gain: Tensor
-    k_gain: Tensor
-    n_heads: int
-    n_kv_heads: int
-    eps: float
-
-    def __post_init__(self) -> None:
-        require(
-            self.q_gain.ndim == 2 and self.q_gain.shape[0] == 2,
-            "q_gain has shape {}; it must be [2, d]",
-            tuple(self.q_gain.shape),
-        )
-        require(
-            self.k_gain.shape == self.q_gain.shape,
-            "k_gain has shape {} but q_gain {}; they must agree",
-            tuple(self.k_gain.shape),
-            tuple(self.q_gain.shape),
-        )
-        require(
-            self.n_kv_heads > 0 and self.n_heads % self.n_kv_heads == 0,
-            "{} query heads do not divide among {} key/value heads",
-            self.n_heads,
-            self.n_kv_heads,
-        )
-
-    @property
-    def head_dim(self) -> int:
-        """d, the width of one head."""
-        return self.q_gain.shape[1]
-
-    @property
-    def qkv_width(self) -> int:
-        """(H + 2G) * d, the width of a packed qkv row."""
-        return (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
-
-
-@dataclass(frozen=True)
-class Rotary:
-    """Rotary position tables of a sequence.
-
-    cos, sin  [M, d] float32, half-split convention: the second half of a row repeats the first, so that a kernel may
-              read either
-    """
-
-    cos: Tensor
-    sin: Tensor
-
-    def __post_init__(self) -> None:
-        require(
-            self.cos.ndim == 2 and self.cos.shape == self.sin.shape,
-            "rotary cos is {} and sin {}; both must be [M, d]",
-            tuple(self.cos.shape),
-            tuple(self.sin.shape),
-        )
-
-    @classmethod
-    def at(cls, positions: Tensor, head_dim: int, theta: float) -> "Rotary":
-        """The tables of integer positions [M]: angle = position * theta^(-2j/d). Source: Qwen2RotaryEmbedding."""
-        exponent = torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim
-        angle = positions.float()[:, None] * (1.0 / theta**exponent)[None, :]
-        angle = torch.cat([angle, angle], dim=-1)
-        return cls(angle.cos(), angle.sin())
-
-
-@dataclass(frozen=True)
-class KVSlice:
-    """Where the keys and values of M rows are kept: rows of one layer's cache.
-
-    k, v  [T, G, d]
-    rows  which of the T: a slice of M, or [M] int64, all different (which is trusted: checking would stall a GPU)
-    """
-
-    k: Tensor
-    v: Tensor
-    rows: slice | Tensor
-
-    def __post_init__(self) -> None:
-        k, v, rows = self.k, self.v, self.rows
-        require(k.ndim == 3, "cached k has shape {} but must be [T, G, d]", tuple(k.shape))
-        require(v.shape == k.shape, "cached v is {} but k {}; they must agree", tuple(v.shape), tuple(k.shape))
-        require(v.dtype == k.dtype, "cached v is {} but k {}; they must agree", v.dtype, k.dtype, error=TypeError)
-        require(v.device == k.device, "cached v is on {} but k on {}; move one of them", v.device, k.device)
-        if isinstance(rows, slice):
-            start, stop = rows.start or 0, len(k) if rows.stop is None else rows.stop
-            require(
-                0 <= start <= stop <= len(k) and rows.step in (None, 1),
-                "rows {} of a cache of {}; they must be a slice within it, of step 1",
-                rows,
-                len(k),
-            )
-        else:
-            require(
-                rows.dtype == torch.int64 and rows.ndim == 1,
-                "rows of the cache are {} {} but must be int64 [M]",
-                rows.dtype,
-                tuple(rows.shape),
-                error=TypeError,
-            )
-            require(rows.device == k.device, "rows are on {} but the cache on {}; move them", rows.device, k.device)
-
-    @property
-    def n_rows(self) -> int:
-        """M, how many rows are kept."""
-        if isinstance(self.rows, slice):
-            return len(range(*self.rows.indices(len(self.k))))
-        return len(self.rows)
-
-    def keep(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Copy k and v [M, G, d] to their rows; returns the whole cache, (k, v), which then holds them."""
-        for kept, new in ((self.k, k), (self.v, v)):
-            if isinstance(self.rows, slice):
-                kept[self.rows] = new
-            else:
-                kept.index_copy_(0, self.rows, new.to(kept.dtype))
-        return self.k, self.v
 
 
 @dataclass(frozen=True)
