@@ -113,7 +113,7 @@ def ask(root: Path, base: str | None, head: str | None, request: Request) -> Ask
         raise ValueError("two commits are needed: BASE and HEAD; or --records DIR to judge what was measured before")
     old, new = (environment.git(root, "rev-parse", "--verify", f"{name}^{{commit}}") for name in (base, head))
     here = environment.here()
-    timed = [s for s in profiles.declared(here.profile).expected if profiles.SUITE[s.benchmark].unit == "seconds"]
+    timed = profiles.compared(here.profile)
     chosen = [series for series in timed if re.search(request.bench, series.label)]
     if not chosen:
         raise ValueError(

@@ -92,6 +92,12 @@ SUITE = MappingProxyType({benchmark.name: benchmark for benchmark in _ALL})
 """Every benchmark by asv's name."""
 
 
+def compared(profile: str) -> list[Series]:
+    """The series of time that a comparison of two commits measures: not the baselines, which are the ruler's code."""
+    timed = [one for one in declared(profile).expected if SUITE[one.benchmark].unit == "seconds"]
+    return [one for one in timed if one.params.get("impl") not in FULL_SIZE_IMPLS[1:]]
+
+
 def outside(profile: str, name: str, params: dict[str, str]) -> str:
     """Why a machine of this profile does not measure the series, in one sentence; empty if it does."""
     if profile == "cpu":

@@ -45,3 +45,12 @@ def test_combinations_are_in_the_order_of_asv():
 
 def test_a_night_has_enough_processes_to_call_a_change():
     assert profiles.ROUNDS >= timing.MIN_PROCESSES
+
+
+def test_a_comparison_of_commits_leaves_the_baselines_out() -> None:
+    compared = [one for one in profiles.compared("gpu") if one.benchmark.startswith("full_size.")]
+    assert {one.params["impl"] for one in compared} == {"fused"}
+
+
+def test_a_comparison_of_commits_measures_no_memory() -> None:
+    assert {profiles.SUITE[one.benchmark].unit for one in profiles.compared("cpu")} == {"seconds"}
