@@ -1,12 +1,17 @@
-"""The linear layers of a checkpoint: in which kind they are stored and kept, and both experts of a layer as one."""
+"""The linear layers of a checkpoint: in which kind they are stored and kept, and both experts of a layer as one.
+
+Layers are packed: q, k and v are one layer of the model, gate and up another. What is packed takes the same input, and
+so has one fixed scale of it.
+"""
 
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, float32
+from torch import Tensor, float32, tensor
 
 from bagel.config import LanguageConfig
 from bagel.layers import MoTLayer
@@ -18,12 +23,26 @@ from reference_impl.parallel import Parallel, cut_heads, cut_inputs, cut_outputs
 KINDS: dict[str, Kind] = {"F8_E4M3": "fp8", "I8": "int8", "BF16": "dense", "F16": "dense", "F32": "dense"}
 """What the dtype of a stored weight says about the layer, by its safetensors name."""
 
-_LINEAR = re.compile(rf"_proj(?:{IMAGE_SUFFIX})?\.weight$")
+PACKED = {"q": "qkv", "k": "qkv", "v": "qkv", "o": "o", "gate": "gate_up", "up": "gate_up", "down": "down"}
+"""Which layer of `MoTLayer` a published module is a part of."""
+
+_LINEAR = re.compile(rf"{re.escape(LLM)}layers\.(\d+)\.\w+\.([a-z]+)_proj(?:{IMAGE_SUFFIX})?\.weight")
 
 
 def is_linear(name: str) -> bool:
     """Whether a tensor of the language model is the weight of a routed linear layer: what can be quantised."""
-    return name.startswith(f"{LLM}layers.") and _LINEAR.search(name) is not None
+    return _LINEAR.fullmatch(name) is not None
+
+
+def place_of(weight: str) -> tuple[int, str, int]:
+    """Where the model keeps the weight of a linear layer: (index of the decoder layer, layer of it, expert).
+
+    "language_model.model.layers.3.mlp_moe_gen.up_proj.weight" -> (3, "gate_up", 1). Raises ValueError.
+    """
+    found = _LINEAR.fullmatch(weight)
+    require(found is not None, "{} is not the weight of a routed linear layer", weight)
+    index, module = typing.cast(re.Match[str], found).groups()
+    return int(index), PACKED[module], int(IMAGE_SUFFIX in weight)
 
 
 def scale_name(weight: str) -> str:
@@ -31,12 +50,21 @@ def scale_name(weight: str) -> str:
     return f"{weight}_scale"
 
 
+def input_scale_name(weight: str) -> str:
+    """`X.weight` -> `X.input_scale`: a float32, the fixed scale of its input."""
+    return f"{weight.removesuffix('weight')}input_scale"
+
+
 @dataclass(frozen=True)
 class Precision:
-    """In which kind the weights of all routed linear layers are stored in the files, and kept in memory."""
+    """In which kind the weights of all routed linear layers are stored in the files, and kept in memory.
+
+    fixed  of which layers (index of the decoder layer, layer of it) the files hold fixed scales of the input, fp8 only
+    """
 
     stored: Kind = "dense"
     kept: Kind = "dense"
+    fixed: frozenset[tuple[int, str]] = frozenset()
 
     @classmethod
     def of(cls, files: TensorFiles, config: LanguageConfig, quantise: Kind | None = None) -> Precision:
@@ -46,7 +74,7 @@ class Precision:
         is asked for; NotImplementedError for a dtype that is no kind.
         """
         require(quantise in (None, *DTYPES), "cannot quantise to {!r}; use one of {}", quantise, ", ".join(DTYPES))
-        first, stored = "", None
+        first, stored, fixed = "", None, set()
         for name in filter(is_linear, language_shapes(config)):
             if name not in files.dtypes:
                 continue  # `TensorFiles.check` says so, with all others
@@ -60,13 +88,15 @@ class Precision:
                 name,
                 kind,
             )
-            scale = scale_name(name)
-            require(
-                files.dtypes.get(scale, "F32") == "F32",
-                "{} is {} but must be F32; quantise the original again",
-                scale,
-                files.dtypes.get(scale),
-            )
+            for scale in (scale_name(name), input_scale_name(name)):
+                require(
+                    files.dtypes.get(scale, "F32") == "F32",
+                    "{} is {} but must be F32; quantise the original again",
+                    scale,
+                    files.dtypes.get(scale),
+                )
+            if kind == "fp8" and input_scale_name(name) in files.dtypes:
+                fixed.add(place_of(name)[:2])
         stored = stored or "dense"
         require(
             stored == "dense" or quantise in (None, stored),
@@ -74,13 +104,16 @@ class Precision:
             stored,
             quantise,
         )
-        return cls(stored, quantise or stored)
+        return cls(stored, quantise or stored, frozenset(fixed))
 
     def shapes(self, config: LanguageConfig) -> dict[str, Shape]:
         """Names and shapes of the language model's tensors in files of this kind."""
         shapes = language_shapes(config)
-        scales = {} if self.stored == "dense" else {scale_name(n): s[:1] for n, s in shapes.items() if is_linear(n)}
-        return shapes | scales
+        if self.stored == "dense":
+            return shapes
+        linear = [name for name in shapes if is_linear(name)]
+        fixed: dict[str, Shape] = {input_scale_name(n): () for n in linear if place_of(n)[:2] in self.fixed}
+        return shapes | {scale_name(n): shapes[n][:1] for n in linear} | fixed
 
     def check_ops(self, ops: MoTOps) -> None:
         """Refuse ops that cannot compute these layers, before anything is read. Raises NotImplementedError."""
@@ -91,7 +124,8 @@ class Precision:
     def experts(self, files: TensorFiles, modules: Sequence[Sequence[str]], biased: bool = False) -> Experts:
         """One layer from the named modules of each expert, their outputs one behind the other.
 
-        Raises ValueError for a scale that is not finite and above 0, or a weight to quantise that is not finite.
+        Raises ValueError for a scale that is not finite and above 0, a weight to quantise that is not finite, or
+        modules of one expert whose input has two fixed scales.
         """
         weights = [[f"{module}.weight" for module in expert] for expert in modules]
         bias = files.stacked([[f"{module}.bias" for module in expert] for expert in modules]) if biased else None
@@ -102,8 +136,9 @@ class Precision:
         else:
             values = files.stacked(weights, DTYPES[self.kept])
             scale = files.stacked([[scale_name(weight) for weight in expert] for expert in weights], float32)
-        made = Experts(values, bias, scale)
-        check_scales(made, " and ".join(scale_name(expert[0]) for expert in weights))
+        fixed = place_of(weights[0][0])[:2] in self.fixed
+        made = Experts(values, bias, scale, _input_scale(files, weights) if fixed else None)
+        check_scales(made, " and ".join(expert[0] for expert in weights))
         return made
 
 
@@ -115,6 +150,20 @@ def _kind(name: str, dtype: str) -> Kind:
     if dtype not in KINDS:
         raise NotImplementedError(f"{name} is {dtype}; weights of linear layers are {', '.join(KINDS)}")
     return KINDS[dtype]
+
+
+def _input_scale(files: TensorFiles, weights: Sequence[Sequence[str]]) -> Tensor:
+    """[2]: of each expert the scale that its modules agree on."""
+    found = []
+    for expert in weights:
+        each = {input_scale_name(weight): float(files.raw(input_scale_name(weight))) for weight in expert}
+        require(
+            len(set(map(str, each.values()))) == 1,
+            "{}; they take the same input and must agree: quantise the original again",
+            " but ".join(f"{name} is {value}" for name, value in each.items()),
+        )
+        found.append(next(iter(each.values())))
+    return tensor(found, dtype=float32, device=files.device)
 
 
 def merge_layer(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,27 @@ def test_a_quantised_checkpoint_makes_the_picture_that_quantising_while_loading_
 def test_an_unknown_kind_is_refused_at_once(tmp_path: Path) -> None:
     asked = ("--prompt", "x", "--quantise", "int4", "--out", tmp_path / "o.png")
     refused(motbench("generate", "--checkpoint", CHECKPOINT, *asked), "quantise to one of fp8, int8")
+
+
+def test_calibrated_scales_are_written_and_what_they_cost_is_told(tmp_path: Path) -> None:
+    (tmp_path / "in.png").write_bytes(Path(INPUT).read_bytes())
+    requests = [{"prompt": "x", "height": 64, "width": 64, "steps": 3}, {"prompt": "y", "image": "in.png", "steps": 3}]
+    (tmp_path / "requests.json").write_text(json.dumps(requests))
+    written = ("--out", tmp_path / "fp8", "--kind", "fp8", "--calibrate", tmp_path / "requests.json", "--margin", 1)
+    done = motbench("quantise", "--checkpoint", CHECKPOINT, *written)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.splitlines()
+    assert told[1] == "fixed scales of inputs reach 1 x what 1 requests reached; reference float32 on cpu"
+    assert re.match(r"held-out request: \d+ of \d+ values clamped \(\S+\), most in layers\.\d\.\w+, ", told[2])
+    assert re.search(r"error beside the dense model: 0\.\d+ with a scale for each row, 0\.\d+ with fixed", told[3])
+    size = ("--prompt", "x", "--height", 64, "--width", 64, "--steps", 3)
+    done = motbench("generate", "--checkpoint", tmp_path / "fp8", *size, "--out", tmp_path / "a.png")
+    assert done.returncode == 0, done.stderr
+
+
+def test_int8_is_not_calibrated(tmp_path: Path) -> None:
+    asked = ("--out", tmp_path / "out", "--kind", "int8", "--calibrate", tmp_path / "requests.json")
+    refused(motbench("quantise", "--checkpoint", CHECKPOINT, *asked), "only fp8 layers have scales of their input")
 
 
 def test_quantise_says_why_it_does_not_write(tmp_path: Path) -> None:
