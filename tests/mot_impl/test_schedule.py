@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis.strategies import integers, sampled_from, tuples
 
-from mot_impl.schedule import AT_THE_END, EQUAL_STEP, INT8_STEPS, PADDING, Item, Schedule, make
+from mot_impl.schedule import AT_THE_END, EQUAL_STEP, INT8_STEPS, PADDING, Item, Schedule, Step, make, step_of
 
 BLOCKS = 132
 FOREVER = 1 << 30
@@ -127,7 +127,7 @@ def test_no_blocks_of_any_problem_wait_for_ever(rows, n_tiles, k_steps, blocks, 
 def blocks_that_wait_for_ever(schedule: Schedule) -> list[int]:
     """Run the lists, a block at a time: it goes on until it waits for a part that nobody has left yet."""
     lists = zip(schedule.wide, schedule.narrow, schedule.every, strict=True)
-    queues = [deque(in_order(*one)) for one in lists]
+    queues = [deque((kind, item) for kind, item, _, _ in in_order(*one)) for one in lists]
     left: set[tuple[str, int]] = set()
     moved = True
     while moved:
@@ -144,8 +144,9 @@ def blocks_that_wait_for_ever(schedule: Schedule) -> list[int]:
     return [block for block, queue in enumerate(queues) if queue]
 
 
-def in_order(wide: list[Item], narrow: list[Item], every: int) -> Iterator[tuple[str, Item]]:
-    """The items of one block in the order in which the kernel ends them: its loop, without the products."""
+def in_order(wide: list[Item], narrow: list[Item], every: int) -> Iterator[tuple[str, Item, int, int]]:
+    """The items of one block in the order in which the kernel ends them, and how many wide and narrow steps it has
+    then taken: its loop, without the products."""
     due = end_of(wide), end_of(narrow)
     i = j = k = t = 0
     left = every if narrow else FOREVER
@@ -154,12 +155,12 @@ def in_order(wide: list[Item], narrow: list[Item], every: int) -> Iterator[tuple
             steps = min(due[0][i] - k, left)
             k, left = k + steps, left - steps
             if k == due[0][i]:
-                yield "wide", wide[i]
+                yield "wide", wide[i], k, t
                 i += 1
         if j < len(narrow) and (left == 0 or i == len(wide)):
             t, left = t + 1, every
             if t == due[1][j]:
-                yield "narrow", narrow[j]
+                yield "narrow", narrow[j], k, t
                 j += 1
                 if j == len(narrow):
                     left = FOREVER
@@ -220,6 +221,53 @@ def test_blocks_with_narrow_items_keep_step():
 
 def test_blocks_with_time_to_spare_take_narrow_items_last():
     assert set(make((2, 1024), 14, 56, BLOCKS).every) == {AT_THE_END}
+
+
+def layer_of(layer: str, kind: str) -> tuple[int, int, Step]:
+    """How many tiles and steps of K, and what a step is, for this kind of experts."""
+    n_tiles, k_steps = LAYERS[layer]
+    return n_tiles * (1 + (kind == "int8")), k_steps // (1 + (kind == "fp8")), step_of(kind, 256)
+
+
+@pytest.mark.parametrize("kind", ["dense", "fp8", "int8"])
+@pytest.mark.parametrize("rows", [(2, 1024), (2, 4096), (16, 8192)], ids=["1026", "4098", "8208"])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_waiting_for_sums_delays_the_end_by_at_most_2_percent(layer, rows, kind):
+    n_tiles, k_steps, step = layer_of(layer, kind)
+    schedule = make(rows, n_tiles, k_steps, BLOCKS, step=step)
+    lists = zip(schedule.wide, schedule.narrow, strict=True)
+    work = [sum(i.steps for i in w) + step.narrow_cost * sum(i.steps for i in n) for w, n in lists]
+    assert end(schedule, step.narrow_cost) <= 1.02 * max(work)
+
+
+def end(schedule: Schedule, narrow_cost: float) -> float:
+    """When the last block ends, in wide steps, if it costs nothing to leave sums and to add them up."""
+    lists = zip(schedule.wide, schedule.narrow, schedule.every, strict=True)
+    queues = [deque(in_order(*one)) for one in lists]
+    left: dict[tuple[str, int], float] = {}
+    waited, ends = [0.0] * len(queues), [0.0] * len(queues)
+    while any(queues):
+        for block, queue in enumerate(queues):
+            while queue:
+                kind, item, wide, narrow = queue[0]
+                now = wide + narrow * narrow_cost + waited[block]
+                left.setdefault((kind, item.slot), now)
+                parts = {(kind, slot) for slot in waits_for(item, kind)}
+                if not parts <= left.keys():
+                    break
+                waited[block] += max([0.0, *(left[part] - now for part in parts)])
+                ends[block] = wide + narrow * narrow_cost + waited[block]
+                queue.popleft()
+    return max(ends)
+
+
+@pytest.mark.parametrize(("layer", "rows"), [("qkv", (2, 1024)), ("o", (2, 4096))])
+def test_the_busiest_blocks_take_no_narrow_steps_for_which_others_nearly_have_time(layer, rows):
+    n_tiles, k_steps, step = layer_of(layer, "int8")
+    schedule = make(rows, n_tiles, k_steps, BLOCKS, step=step)
+    most = max(sum(i.steps for i in items) for items in schedule.wide)
+    busiest = [b for b, items in enumerate(schedule.wide) if sum(i.steps for i in items) == most]
+    assert [schedule.narrow[b] for b in busiest] == [[]] * len(busiest)
 
 
 def test_tables_hold_every_item_and_end_in_zeros():
