@@ -135,10 +135,10 @@ def _fp8_tile(m: int, halves: int) -> Tile:
 
 
 def _int8_tile(problem: Problem, halves: int) -> Tile:
-    """float32, whose gated sums spilled with 64 rows; or few rows in half precision, where memory decides: as many
-    pieces as give every multiprocessor of an H100 three blocks that read."""
+    """float32, whose gated sums spilled with 64 rows, the others with 4 warps; or few rows in half precision, where
+    memory decides: as many pieces as give every multiprocessor of an H100 three blocks that read."""
     if problem.dtype == torch.float32:
-        return Tile(16 if problem.m <= 16 else 64 // halves, 64 // halves, 32, 4, 3)
+        return Tile(16 if problem.m <= 16 else 64 // halves, 64 // halves, 32, 8 // halves, 3)
     block_m, block_n, warps = (16, 32, 2) if problem.m <= 16 else (64, 64, 4)
     blocks = -(-problem.n // block_n)
     pieces = next((p for p in (0, 2) if blocks * max(p, 1) >= 3 * 132), 4)
