@@ -143,16 +143,16 @@ def _gather(
 
     gated = problem.op == "gated_linear"
     value, total = MockTensor(problem.dtype), MockTensor(torch.float32)
-    x = MockTensor(FP8) if problem.kind == "fp8" else value
-    w = {"dense": value, "fp8": x, "int8": MockTensor(torch.int8)}[problem.kind]
+    scaled = problem.kind == "fp8"
+    w = MockTensor(FP8) if scaled else value
     # What is not there is stood in for by the result, as launch_routed has it.
-    x_scale, w_scale = (total if problem.kind == "fp8" else value), (value if problem.kind == "dense" else total)
+    scale = total if scaled else value
     arguments = {
-        "x_ptr": x, "w_ptr": w, "bias_ptr": value if bias else w, "y_ptr": value,
-        "x_scale_ptr": x_scale, "w_scale_ptr": w_scale, "rows_ptr": MockTensor(torch.int64),
+        "x_ptr": w, "w_ptr": w, "bias_ptr": value if bias else w, "y_ptr": value,
+        "x_scale_ptr": scale, "w_scale_ptr": scale, "rows_ptr": MockTensor(torch.int64),
         "n_rows": problem.m, "n_text": 2, "N": problem.n, "stride_x": problem.k,
         "stride_w_expert": problem.n * problem.k * (2 if gated else 1), "stride_w": problem.k,
-        "K": problem.k, "HAS_BIAS": bias, "KIND": problem.kind, "WIDEN": exact, "GROUP_M": tile.group_m,
+        "K": problem.k, "HAS_BIAS": bias, "SCALED": scaled, "WIDEN": exact, "GROUP_M": tile.group_m,
         "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k,
     }  # fmt: skip
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
@@ -163,22 +163,17 @@ def _hopper(
     problem: Problem, tile: Tile, bias: bool, exact: bool = False
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """The kernel of routed in mot_impl/hopper_launch.py, its arguments and options."""
-    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
-
     from mot_impl.hopper import _hopper_kernel
-    from mot_impl.hopper_launch import swizzled
+    from mot_impl.hopper_launch import box
 
     gated, scaled = problem.op == "gated_linear", problem.kind == "fp8"
     result, count, total = (MockTensor(dtype) for dtype in (problem.dtype, torch.int32, torch.float32))
-    operand = MockTensor(FP8) if scaled else result
-
-    def box(value: Any, rows: int) -> TensorDescriptor:
-        width = 64 if value is result else tile.block_k
-        return TensorDescriptor(value, [256, width], [width, 1], [rows, width], swizzled(value.dtype))
-
+    # No value is read: a few of them stand for a matrix.
+    operand = torch.empty(256, tile.block_k, dtype=FP8 if scaled else problem.dtype)
+    value = torch.empty(256, 64, dtype=problem.dtype)
     rows = {"x_text": 128, "x_image": 128, "x_narrow": 16, "w_desc": 128 if gated else 256}
-    known: dict[str, Any] = {name: box(operand, size) for name, size in rows.items()}
-    known |= {"y_text": box(result, 64), "y_image": box(result, 64)}
+    known: dict[str, Any] = {name: box(operand, size, tile.block_k) for name, size in rows.items()}
+    known |= {"y_text": box(value, 64, 64), "y_image": box(value, 64, 64)}
     known |= dict.fromkeys(("y_narrow", "bias"), result)
     known |= dict.fromkeys(("x_scale", "w_scale"), total if scaled else result)
     known |= dict.fromkeys(("parts", "narrow_parts"), total)
@@ -209,15 +204,17 @@ def _gather_int8(problem: Problem, tile: Tile, bias: bool) -> Asked:
 def _hopper_int8(problem: Problem, tile: Tile, bias: bool) -> Asked:
     """The kernel of routed in mot_impl/hopper_int8_launch.py, its arguments and options."""
     from mot_impl.hopper_int8 import _hopper_int8_kernel
-    from mot_impl.hopper_int8_launch import box, result_block
+    from mot_impl.hopper_int8_launch import result_block
+    from mot_impl.hopper_launch import box
 
     gated = problem.op == "gated_linear"
     # No value is read: a few of them stand for a matrix.
     value, weights = torch.empty(256, 64, dtype=problem.dtype), torch.empty(256, 64, dtype=torch.int8)
     known: dict[str, Any] = {
-        name: box(value, rows) for name, rows in (("x_text", tile.block_m), ("x_image", tile.block_m), ("x_narrow", 16))
+        name: box(value, rows, 64)
+        for name, rows in (("x_text", tile.block_m), ("x_image", tile.block_m), ("x_narrow", 16))
     }
-    known |= {"w_desc": box(weights, 64 if gated else 128)}
+    known |= {"w_desc": box(weights, 64 if gated else 128, 64)}
     known |= {name: box(value, *result_block(tile.block_m, gated)) for name in ("y_text", "y_image")}
     known |= dict.fromkeys(("y_narrow", "bias"), MockTensor(problem.dtype))
     known |= dict.fromkeys(("scale", "parts", "narrow_parts"), MockTensor(torch.float32))

@@ -10,7 +10,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from mot_impl import schedule
 from mot_impl.hopper import _hopper_kernel
-from mot_impl.tiles import Tile
+from mot_impl.tile import HOPPER_BLOCKS, Tile
 from reference_impl.contract import Experts, QuantisedRows, Route, require
 
 
@@ -66,15 +66,45 @@ def _flags(tables: _Tables, device: torch.device) -> Tensor:
     return flags
 
 
-def swizzled(dtype: torch.dtype) -> NVMMASharedLayout:
-    """How 128 bytes of each row lie in shared memory."""
-    return NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=8 * dtype.itemsize, rank=2)
+def box(tensor: Tensor, rows: int, columns: int) -> TensorDescriptor:
+    """A block of `rows` rows and, of each, `columns` values, 32 to 128 bytes, which is how they are swizzled."""
+    layout = NVMMASharedLayout(columns * tensor.itemsize, 8 * tensor.itemsize, rank=2)
+    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [rows, columns], layout)
 
 
-def _box(tensor: Tensor, rows: int) -> TensorDescriptor:
-    """A block of `rows` rows and 128 bytes of each."""
-    width = schedule.STEP_BYTES // tensor.dtype.itemsize
-    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [rows, width], swizzled(tensor.dtype))
+def by_expert(rows: Tensor, n_image: int) -> tuple[Tensor, Tensor]:
+    """(text, image) rows of [image | text]. A descriptor of no rows cannot be made: all of them stand in for an expert
+    without any, and nothing reads them."""
+    return (rows[n_image:] if n_image < len(rows) else rows), (rows[:n_image] if n_image else rows)
+
+
+def check_launch(x: Tensor, experts: Experts, y: Tensor, route: Route, tile: Tile) -> None:
+    """The door of the Hopper kernels. Raises ValueError for rows in another order, a tile of another kernel, or memory
+    that TMA cannot address: rows of x, of the weights and of the result must start at multiples of 16 bytes."""
+    weight = experts.weight
+    require(route.image_first, "tile {} needs rows sorted as Route.image_then_text; this route's are not", tile)
+    require(
+        tile.kind == "hopper" and tile.blocks in HOPPER_BLOCKS[experts.kind],
+        "tile {} is of another kernel; that of {} experts takes kind 'hopper' with block_m, block_n, block_k, warps {}",
+        tile,
+        experts.kind,
+        HOPPER_BLOCKS[experts.kind],
+    )
+    require(
+        weight.is_contiguous(), "weight has strides {}; the Hopper kernel needs weight.contiguous()", weight.stride()
+    )
+    for name, tensor, stride in (
+        ("x", x, x.stride(0)),
+        ("weight", weight, experts.n_in),
+        ("the result", y, y.shape[1]),
+    ):
+        require(
+            stride * tensor.itemsize % 16 == 0 and tensor.data_ptr() % 16 == 0,
+            "rows of {} are {} bytes apart from address {}; the Hopper kernel needs multiples of 16, a copy or padding",
+            name,
+            stride * tensor.itemsize,
+            tensor.data_ptr(),
+        )
 
 
 def routed(
@@ -84,36 +114,14 @@ def routed(
 
     x [M, K], experts [2, N, K], dense or fp8 -> [M, N], or [M, N / 2] if gated; float16 or bfloat16, sums in float32,
     rounded once. exact: sums over more than 128 values of K in registers, not in the tensor cores, whose sums of 8-bit
-    floats have about 22 bits. Raises ValueError for rows in another order, or for memory that TMA cannot address: rows
-    of x and of the weights must start at multiples of 16 bytes.
+    floats have about 22 bits. Raises ValueError as check_launch does.
     """
     weight, bias = experts.weight, experts.bias
     values, x_scale = (x.values, x.scale.contiguous()) if isinstance(x, QuantisedRows) else (x, None)
     (m, k), n = x.shape, weight.shape[1]
     n_out, n_image = n // 2 if gated else n, route.n_image
-    require(route.image_first, "tile {} needs rows sorted as Route.image_then_text; this route's are not", tile)
-    require(tile.kind == "hopper", "tile {} is of kind {!r}; this kernel takes 'hopper'", tile, tile.kind)
-    require(
-        tile.block_k * weight.dtype.itemsize == schedule.STEP_BYTES,
-        "tile {} takes {} values of K a step, but {} of {} are its {} bytes",
-        tile,
-        tile.block_k,
-        schedule.STEP_BYTES // weight.dtype.itemsize,
-        weight.dtype,
-        schedule.STEP_BYTES,
-    )
-    require(
-        weight.is_contiguous(), "weight has strides {}; the Hopper kernel needs weight.contiguous()", weight.stride()
-    )
     y = torch.empty(m, n_out, dtype=x.dtype, device=x.device)
-    for name, tensor, stride in (("x", values, values.stride(0)), ("weight", weight, k), ("the result", y, n_out)):
-        require(
-            stride * tensor.itemsize % 16 == 0 and tensor.data_ptr() % 16 == 0,
-            "rows of {} are {} bytes apart from address {}; the Hopper kernel needs multiples of 16, a copy or padding",
-            name,
-            stride * tensor.itemsize,
-            tensor.data_ptr(),
-        )
+    check_launch(values, experts, y, route, tile)
     if m == 0 or n_out == 0:
         return y
     with torch.cuda.device_of(values):
@@ -121,16 +129,13 @@ def routed(
         rows, k_steps = (route.n_text, n_image), -(-k // tile.block_k)
         tables = _tables(rows, n_tiles, k_steps, tile.group_m, tile.pieces, x.device)
         plan, flags = tables.plan, _flags(tables, x.device)
-        # A descriptor of no rows cannot be made; nothing reads the one that stands in for it.
-        x_image = values[:n_image] if n_image else values
-        x_text = values[n_image:] if n_image < m else values
-        y_image, y_text = (y[:n_image] if n_image else y), (y[n_image:] if n_image < m else y)
+        (x_text, x_image), (y_text, y_image) = by_expert(values, n_image), by_expert(y, n_image)
         x_narrow, y_narrow = (x_image, y_image) if plan.narrow_expert == 1 else (x_text, y_text)
         parts = torch.empty(max(plan.wide_parts, 1) * 128 * 256, dtype=torch.float32, device=x.device)
         narrow_parts = torch.empty(max(plan.narrow_parts, 1) * 256 * 16, dtype=torch.float32, device=x.device)
         _hopper_kernel[(plan.blocks,)](
-            _box(x_text, 128), _box(x_image, 128), _box(x_narrow, 16),
-            _box(weight.view(2 * n, k), 128 if gated else 256), _box(y_text, 64), _box(y_image, 64),
+            box(x_text, 128, tile.block_k), box(x_image, 128, tile.block_k), box(x_narrow, 16, tile.block_k),
+            box(weight.view(2 * n, k), 128 if gated else 256, tile.block_k), box(y_text, 64, 64), box(y_image, 64, 64),
             y_narrow, y if bias is None else bias.contiguous(),
             y if x_scale is None else x_scale, y if experts.scale is None else experts.scale.contiguous(),
             tables.head, tables.wide, tables.narrow, plan.wide_rows, plan.narrow_rows,

@@ -1,12 +1,16 @@
 """How a matrix kernel divides its problem, as a value."""
 
 from dataclasses import dataclass
+from itertools import chain
 
 from reference_impl.contract import require
 
-HOPPER_BLOCKS = ((128, 256, 64, 8), (128, 256, 128, 8), (256, 128, 64, 8), (128, 128, 64, 8), (64, 128, 64, 8))
-"""block_m, block_n, block_k and warps of the Hopper kernels, for 16-bit values, for 8-bit values and, the last three,
-for int8 weights; they have no others."""
+HOPPER_BLOCKS: dict[str, tuple[tuple[int, int, int, int], ...]] = {
+    "dense": ((128, 256, 64, 8),),
+    "fp8": ((128, 256, 128, 8),),
+    "int8": ((256, 128, 64, 8), (128, 128, 64, 8), (64, 128, 64, 8)),
+}
+"""block_m, block_n, block_k and warps of the Hopper kernels, by kind of experts; they have no others."""
 
 MOST_PIECES = 4
 """Blocks that share a tile of a Hopper kernel finish a quarter of it each, at least."""
@@ -51,13 +55,10 @@ class Tile:
         require(self.stages >= 1, "tile has stages={}; it must be at least 1", self.stages)
         require(self.group_m >= 1, "tile has group_m={}; it must be at least 1", self.group_m)
         require(
-            self.kind != "hopper" or (self.block_m, self.block_n, self.block_k, self.warps) in HOPPER_BLOCKS,
-            "tile is {} but kind 'hopper' has only {}x{}x{} w{}, {}x{}x{} w{} for 8-bit values, {}x{}x{} w{} for int8 "
-            "weights",
+            self.kind != "hopper" or self.blocks in chain(*HOPPER_BLOCKS.values()),
+            "tile is {} but kind 'hopper' has only {}",
             self,
-            *HOPPER_BLOCKS[0],
-            *HOPPER_BLOCKS[1],
-            *HOPPER_BLOCKS[2],
+            "; ".join(f"{_said(kind)} for {kind} experts" for kind in HOPPER_BLOCKS),
         )
         require(
             self.pieces in range((MOST_PIECES if self.kind == "hopper" else GATHER_PIECES) + 1),
@@ -67,6 +68,11 @@ class Tile:
             GATHER_PIECES,
         )
 
+    @property
+    def blocks(self) -> tuple[int, int, int, int]:
+        """What kernels that have only some are asked for."""
+        return self.block_m, self.block_n, self.block_k, self.warps
+
     def __str__(self) -> str:
         kind = "" if self.kind == "gather" else f"{self.kind} "
         more = (f" g{self.group_m}" if self.group_m != 8 else "") + (f" p{self.pieces}" if self.pieces else "")
@@ -75,6 +81,11 @@ class Tile:
     def shared_memory(self, itemsize: int, accumulators: int) -> int:
         """Bytes that the loads in flight take; a kernel with two accumulators loads two weight blocks a step."""
         return self.stages * (self.block_m + accumulators * self.block_n) * self.block_k * itemsize
+
+
+def _said(kind: str) -> str:
+    """The blocks that a kind of experts has: "128x256x64 w8"."""
+    return ", ".join(f"{m}x{n}x{k} w{warps}" for m, n, k, warps in HOPPER_BLOCKS[kind])
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import mot_impl
-from benchmarks.harness.inputs import CASES, WORK, arguments
+from benchmarks.harness.inputs import CASES, WORK, Work, arguments, quantised
+from mot_impl import hopper_int8_launch, hopper_launch
 from mot_impl.device import INTERPRETED
 from mot_impl.linear import launch_routed
 from mot_impl.norm import WIDEST
@@ -110,6 +111,22 @@ def test_a_tile_of_another_kind_is_refused(device):
     tile = Tile(16, 16, 16, 4, 1, kind="sorted")
     with pytest.raises(ValueError, match=r"is of kind 'sorted'; this kernel takes 'gather'"):
         launch_routed(None, x, experts, torch.empty_like(x), route, tile)
+
+
+HOPPER_TILES_OF_OTHERS = {
+    "dense": (hopper_launch.routed, Tile(256, 128, 64, 8, 4, kind="hopper")),
+    "fp8": (hopper_launch.routed, Tile(128, 256, 64, 8, 4, kind="hopper")),
+    "int8": (hopper_int8_launch.routed, Tile(128, 256, 64, 8, 4, kind="hopper")),
+}
+
+
+@pytest.mark.parametrize("kind", HOPPER_TILES_OF_OTHERS)
+def test_a_hopper_kernel_refuses_the_tile_of_another(kind):
+    routed, tile = HOPPER_TILES_OF_OTHERS[kind]
+    case = CASES["image_then_text"]
+    x, experts, route = quantised(arguments(Work("linear", "o"), case, torch.float16, "cpu"), kind)
+    with pytest.raises(ValueError, match=f"{tile} is of another kernel; that of {kind} experts takes kind 'hopper'"):
+        routed(x, experts, route, tile, gated=False)
 
 
 def test_a_tile_of_an_unknown_op_is_refused(device):
