@@ -108,8 +108,8 @@ def test_a_maximum_is_of_all_requests_but_the_last(pipeline: BagelPipeline) -> N
 
 
 def test_a_scale_reaches_the_maximum_times_the_margin(calibration: Calibration) -> None:
-    wider = dataclasses.replace(calibration, margin=4.0)
-    assert wider.scales[1, "down"][IMAGE] == pytest.approx(4 * calibration.maxima[1, "down"][IMAGE] / 448)
+    wider, maxima = dataclasses.replace(calibration, margin=4.0).scales, calibration.maxima
+    assert wider[1, "down"] == pytest.approx([4 * maximum / 448 for maximum in maxima[1, "down"]])
 
 
 def test_what_the_held_out_request_has_beyond_is_counted(pipeline: BagelPipeline, calibration: Calibration) -> None:
@@ -249,6 +249,14 @@ def test_scales_of_the_input_of_dense_layers_are_refused(checkpoint: Path) -> No
     changed(checkpoint, lambda t: t.update({O_PROJ: torch.tensor(1.0)}))
     with pytest.raises(ValueError, match=f"1 unexpected: {O_PROJ}"):
         load(checkpoint)
+
+
+def test_scales_of_the_input_of_int8_layers_are_refused(oracle: Path, tmp_path: Path) -> None:
+    quantise_checkpoint(oracle / "checkpoint", tmp_path / "int8", "int8")
+    scales = {name: torch.tensor(1.0) for name in (O_PROJ, O_PROJ_IMAGE)}
+    changed(tmp_path / "int8", lambda t: t.update(scales))
+    with pytest.raises(ValueError, match=f"2 unexpected: {O_PROJ}, {O_PROJ_IMAGE}"):
+        load(tmp_path / "int8")
 
 
 def test_int8_takes_no_calibration(calibration: Calibration, oracle: Path, tmp_path: Path) -> None:
