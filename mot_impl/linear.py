@@ -19,12 +19,12 @@ from reference_impl.contract import Experts, Problem, QuantisedRows, Route, Rows
 def _linear_kernel(
     x_ptr, w_ptr, bias_ptr, x_scale_ptr, w_scale_ptr, y_ptr, rows_ptr,
     n_rows, n_text, N, stride_x, stride_w_expert, stride_w,
-    K: tl.constexpr, HAS_BIAS: tl.constexpr, KIND: tl.constexpr, WIDEN: tl.constexpr,
+    K: tl.constexpr, HAS_BIAS: tl.constexpr, SCALED: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):  # fmt: skip
     """One [BLOCK_M, BLOCK_N] tile of y. x [*, K], w [2, N, K], bias [2, N], y [n_rows, N], rows int64 [n_rows].
 
-    KIND is the experts': w_scale [2, N] is read of quantised ones, x_scale [n_rows] of fp8 ones. WIDEN: add_product's.
+    SCALED: fp8 experts, whose w_scale [2, N] and x_scale [n_rows] are read. WIDEN: add_product's.
     K is a constant: a model has few, the loop's masks fall away where it is a multiple, and the interpreter cannot
     turn a tensor into a loop's end with NumPy 2.4 and newer.
     """
@@ -47,9 +47,8 @@ def _linear_kernel(
         acc, lost = add_product(acc, lost, x, w, WIDEN)
         x_ptrs += BLOCK_K
         w_ptrs += BLOCK_K
-    if KIND != "dense":
+    if SCALED:
         acc *= tl.load(w_scale_ptr + expert * N + offs_n, mask=mask_n, other=0.0)[None, :]
-    if KIND == "fp8":
         acc *= tl.load(x_scale_ptr + rows)[:, None]
     if HAS_BIAS:
         acc += tl.load(bias_ptr + expert * N + offs_n, mask=mask_n, other=0.0).to(tl.float32)[None, :]
@@ -127,7 +126,7 @@ def launch_routed(
         values, w, w if bias is None else bias.contiguous(), y if x_scale is None else x_scale.contiguous(),
         y if scale is None else scale.contiguous(), y, route.rows.contiguous(),
         route.n_rows, route.n_text, n, values.stride(0), w.stride(0), w.stride(1),
-        K=k, HAS_BIAS=bias is not None, KIND=experts.kind,
+        K=k, HAS_BIAS=bias is not None, SCALED=experts.kind == "fp8",
         WIDEN=experts.kind == "fp8" and (INTERPRETED or accumulation == "exact"),
         BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=tile.group_m,
         num_warps=tile.warps, num_stages=tile.stages,

@@ -18,12 +18,12 @@ from reference_impl.contract import Experts, Problem, Route, Rows
 def _gated_kernel(
     x_ptr, w_ptr, bias_ptr, x_scale_ptr, w_scale_ptr, y_ptr, rows_ptr,
     n_rows, n_text, N, stride_x, stride_w_expert, stride_w,
-    K: tl.constexpr, HAS_BIAS: tl.constexpr, KIND: tl.constexpr, WIDEN: tl.constexpr,
+    K: tl.constexpr, HAS_BIAS: tl.constexpr, SCALED: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):  # fmt: skip
     """One [BLOCK_M, BLOCK_N] tile of y. x [*, K], w [2, 2N, K] gate rows first, bias [2, 2N], y [n_rows, N].
 
-    KIND, WIDEN and the scales are those of _linear_kernel, w_scale [2, 2N].
+    SCALED, WIDEN and the scales are those of _linear_kernel, w_scale [2, 2N].
     """
     tiles_m = tl.cdiv(n_text, BLOCK_M) + tl.cdiv(n_rows - n_text, BLOCK_M)
     tile_m, tile_n = tile_coordinates(tl.program_id(0), tiles_m, tl.cdiv(N, BLOCK_N), GROUP_M)
@@ -48,11 +48,10 @@ def _gated_kernel(
         x_ptrs += BLOCK_K
         gate_ptrs += BLOCK_K
         up_ptrs += BLOCK_K
-    if KIND != "dense":
+    if SCALED:
         scale_ptrs = w_scale_ptr + expert * 2 * N + offs_n
         gate *= tl.load(scale_ptrs, mask=mask_n, other=0.0)[None, :]
         up *= tl.load(scale_ptrs + N, mask=mask_n, other=0.0)[None, :]
-    if KIND == "fp8":
         x_scale = tl.load(x_scale_ptr + rows)[:, None]
         gate *= x_scale
         up *= x_scale

@@ -134,14 +134,14 @@ def tuned_variants() -> Iterator[Variant]:
 def fp8_variant(variant: Variant) -> Variant:
     """The same kernel with rows and weights in fp8, and their scales."""
     types = dict.fromkeys(("x_ptr", "w_ptr"), "*fp8e4nv") | dict.fromkeys(("x_scale_ptr", "w_scale_ptr"), "*fp32")
-    constants = variant.constants | {"KIND": "fp8"}
+    constants = variant.constants | {"SCALED": True}
     return dataclasses.replace(variant, label=f"fp8 {variant.label}", constants=constants, types=variant.types | types)
 
 
 def matrix_variant(op: str, dtype: torch.dtype, k: int, tile: Tile, capability: int) -> Variant:
     """A matrix kernel with a tile, K constant in it."""
     constants = {
-        "K": k, "HAS_BIAS": True, "KIND": "dense", "WIDEN": False, "GROUP_M": tile.group_m,
+        "K": k, "HAS_BIAS": True, "SCALED": False, "WIDEN": False, "GROUP_M": tile.group_m,
         "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k,
     }  # fmt: skip
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
