@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bagel.experts import PACKED
+from bagel.experts import PACKED, Precision
 from bagel.jobs import ImageRequest
 from bagel.layers import MoTLayer
 from bagel.pipeline import BagelPipeline
@@ -109,8 +109,7 @@ def calibrate(
     require(1 <= margin < float("inf"), "margin is {} but must be at least 1", margin)
     kind = transformer.layers[0].qkv.kind
     require(kind == "dense", "the model is {} already; calibrate the original", kind)
-    for op in ("quantise_rows", "quantised_rms_norm", "quantised_add_rms_norm"):
-        transformer.ops.offered(op)
+    Precision(kept="fp8").check_ops(transformer.ops)
     maxima = _maxima(pipeline, requests[:-1], probe)
     scales = _scales(maxima, margin)
     clamped, truth = _held_out(pipeline, requests[-1], scales, probe)

@@ -280,6 +280,12 @@ def test_a_quantised_model_is_not_calibrated(written: Path) -> None:
         calibrate(load(written), REQUESTS, margin=1.0)
 
 
+def test_ops_without_fp8_are_refused_before_a_picture_is_made(pipeline: BagelPipeline) -> None:
+    dense_only = dataclasses.replace(reference_impl.OPS, name="theirs", quantised_rms_norm=None, attention=None)  # type: ignore[arg-type]
+    with pytest.raises(NotImplementedError, match="'theirs' has no quantised_rms_norm"):
+        calibrate(with_transformer(pipeline, ops=dense_only), REQUESTS, margin=1.0)
+
+
 def test_an_input_that_nothing_reaches_has_no_scale(pipeline: BagelPipeline) -> None:
     transformer = pipeline.model.transformer
     silent = dataclasses.replace(transformer.layers[0], input_gain=transformer.layers[0].input_gain.clone())
