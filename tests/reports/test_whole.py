@@ -105,7 +105,7 @@ def test_a_record_with_more_in_it_is_read(full: Results) -> None:
 
 def test_a_measurement_of_an_h100_is_shown(results: Results) -> None:
     (results.path / "step").mkdir()
-    shutil.copy(STORED / "step_h100_b7f15ba.json", results.path / "step" / "one.json")
+    shutil.copy(STORED / "step_h100_63dd9e3.json", results.path / "step" / "one.json")
     (step,) = whole.read(results.path).steps
     assert step.machine == "NVIDIA H100 80GB HBM3"
     assert 0.5 < (ways(step.jobs[0])[FUSED].of_floor or 0) < 1
