@@ -36,11 +36,18 @@ def guarded(run: Callable[[], None]) -> int:
         print("motbench: interrupted; what was recorded so far is kept", file=sys.stderr)
         return 130
     except REFUSALS as error:
-        print(f"motbench: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"motbench: {' '.join(_said(error).split())}", file=sys.stderr)
         return Exit.BAD_INPUT
     except Exception as error:
         return internal(error)
     return Exit.PASS
+
+
+def _said(error: Exception) -> str:
+    """The error's own words; of the system's, which know no cure, `FILE: no such file or directory; check the path`."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}; check the path"
+    return str(error)
 
 
 def internal(error: Exception, folder: Path | None = None) -> Exit:

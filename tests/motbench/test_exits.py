@@ -24,6 +24,12 @@ def test_a_refusal_is_one_line_and_bad_input(kind: type[Exception], capsys: pyte
     assert capsys.readouterr().err == "motbench: K is 3 but must be 4\n"
 
 
+def test_what_the_system_says_of_a_file_has_a_cure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lost = tmp_path / "lost.json"
+    assert guarded(lambda: print(lost.read_text())) == 2
+    assert capsys.readouterr().err == f"motbench: {lost}: no such file or directory; check the path\n"
+
+
 def test_anything_else_is_our_fault_and_its_traceback_is_kept(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
