@@ -69,7 +69,7 @@ def bisect(
     from motbench.trend import between
 
     root, results = environment.repository_root(), results.resolve()
-    old, new = (environment.git(root, "rev-parse", "--verify", f"{name}^{{commit}}") for name in (good, bad))
+    old, new = (environment.commit_named(root, name) for name in (good, bad))
     series = only(bench)
     commits = [commit for commit in between(root, old, new) if commit.touches(series)]
     if not commits:

@@ -111,7 +111,7 @@ def ask(root: Path, base: str | None, head: str | None, request: Request) -> Ask
 
     if base is None or head is None:
         raise ValueError("two commits are needed: BASE and HEAD; or --records DIR to judge what was measured before")
-    old, new = (environment.git(root, "rev-parse", "--verify", f"{name}^{{commit}}") for name in (base, head))
+    old, new = (environment.commit_named(root, name) for name in (base, head))
     here = environment.here()
     timed = profiles.compared(here.profile)
     chosen = [series for series in timed if re.search(request.bench, series.label)]

@@ -67,7 +67,7 @@ def judged(root: Path, results: Path, head: str) -> Trend:
     from reports import accepted, history
     from reports import trend as judge
 
-    newest = environment.git(root, "rev-parse", "--verify", f"{head}^{{commit}}")
+    newest = environment.commit_named(root, head)
     hashes = environment.git(root, "rev-list", "--reverse", "--topo-order", newest).split()
     order = {commit: i for i, commit in enumerate(hashes)}
     joints, damage = judge.comparisons(results)

@@ -85,6 +85,17 @@ def git(root: Path, *args: str) -> str:
     return done.stdout.rstrip()
 
 
+def commit_named(root: Path, name: str) -> str:
+    """The full hash of the commit that a branch, a tag or a short hash means. Raises ValueError if there is none."""
+    git(root, "rev-parse", "HEAD")  # says what is wrong where `root` is no clone
+    try:
+        return git(root, "rev-parse", "--verify", f"{name}^{{commit}}")
+    except ValueError as error:
+        raise ValueError(
+            f"{name!r} is no commit, branch or tag of {root}; `git log` lists commits, `git fetch` gets more"
+        ) from error
+
+
 def version_of(distribution: str) -> str | None:
     """Version of an installed distribution without importing it, or None."""
     try:

@@ -83,13 +83,13 @@ def test_decision_json_can_be_read_back(motbench: Command, comparison: Any, roun
     ("args", "said"),
     [
         pytest.param(["HEAD"], "two commits are needed", id="one-commit"),
-        pytest.param(["HEAD", "nowhere"], "Needed a single revision", id="unknown-commit"),
+        pytest.param(["HEAD", "nowhere"], "'nowhere' is no commit, branch or tag", id="unknown-commit"),
         pytest.param(["HEAD", "HEAD", "--bench", "nothing"], "selects none of", id="no-series"),
         pytest.param(["HEAD", "HEAD", "--bench", "("], "is no regular expression", id="broken-pattern"),
         pytest.param(["HEAD", "HEAD", "--rounds", "3"], "before which nothing is decided", id="too-few-rounds"),
         pytest.param(["HEAD", "HEAD", "--budget", "0"], "more than 0", id="no-budget"),
         pytest.param(["HEAD", "HEAD", "--matters", "5"], "0.02 is 2 %", id="percent-instead-of-fraction"),
-        pytest.param(["--records", "nowhere"], "No such file", id="no-records"),
+        pytest.param(["--records", "nowhere"], "no such file or directory; check the path", id="no-records"),
     ],
 )
 def test_wrong_usage_is_one_line(motbench: Command, args: list[str], said: str, tmp_path: Path) -> None:
