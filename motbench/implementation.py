@@ -51,7 +51,10 @@ def place_of(device: str, dtype: str, interprets: bool = True) -> tuple[torch.de
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda was asked for but torch sees no GPU; use --device cpu, or a CUDA build of torch")
+        raise ValueError(
+            "device cuda is needed but torch sees no GPU; use --device cpu if this command has it, "
+            "or else a machine with a GPU and a CUDA build of torch"
+        )
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     return torch.device(device), getattr(torch, dtype)

@@ -16,7 +16,8 @@ RESULTS = Path("results/pictures")
 
 def picture_time(
     task: typing.Annotated[
-        list[str] | None, Opt(help="t2i-512, t2i-1024, edit-512, edit-1024; may be repeated; default: the first two")
+        list[str] | None,
+        Opt(metavar="NAME", help="t2i-512, t2i-1024, edit-512, edit-1024; may be repeated; default: the first two"),
     ] = None,
     impl: typing.Annotated[str, Opt(help="fused, reference or package.module:OPS")] = "fused",
     dtype: typing.Annotated[str, Opt(help="bfloat16 or float16")] = "bfloat16",

@@ -19,8 +19,12 @@ def roofline(
     size: typing.Annotated[
         list[str] | None, Opt(metavar="M", help="1026, 4098, 8208; text: 1, 16, 64; may be repeated")
     ] = None,
-    layer: typing.Annotated[list[str] | None, Opt(help="qkv, o, gate_up, down; may be repeated")] = None,
-    kind: typing.Annotated[list[str] | None, Opt(help="experts: dense, fp8 or int8; may be repeated")] = None,
+    layer: typing.Annotated[
+        list[str] | None, Opt(metavar="NAME", help="qkv, o, gate_up, down; may be repeated")
+    ] = None,
+    kind: typing.Annotated[
+        list[str] | None, Opt(metavar="KIND", help="experts: dense, fp8 or int8; may be repeated")
+    ] = None,
     impl: typing.Annotated[str, Opt(help="fused or package.module:OPS")] = "fused",
     dtype: typing.Annotated[str, Opt(help="bfloat16 or float16")] = "bfloat16",
     tiles: typing.Annotated[Path | None, Opt(metavar="FOLDER", help="tile files that fused asks first")] = None,
@@ -40,8 +44,9 @@ def roofline(
     from benchmarks.harness.records import Roofline, write_json
     from benchmarks.harness.shapes import LAYERS
 
-    of = _measured(impl, dtype, tiles, rounds, explain)
     kinds, layers = kind or ["dense"], layer or list(LAYERS)
+    measuring.refuse_unknown(size or [], layers, kinds)
+    of = _measured(impl, dtype, tiles, rounds, explain)
     provenance = environment.made_by(_asked(kinds, impl, dtype, rounds, tiles, explain))
     kept = json or RESULTS / f"{provenance.created[:19].replace(':', '')}.json"
     limits = measuring.ceilings(of.dtype, kinds)

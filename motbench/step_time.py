@@ -21,7 +21,8 @@ def step_time(
         list[int] | None, Opt(metavar="M", help="1026, 4098 or 8208 rows; may be repeated; default: 1026, 4098")
     ] = None,
     against: typing.Annotated[
-        list[str] | None, Opt(help="dense, gather or sorted, each compiled and graphed; may be repeated; default: all")
+        list[str] | None,
+        Opt(metavar="WAY", help="dense, gather or sorted, each compiled and graphed; may be repeated; default: all"),
     ] = None,
     quantise: typing.Annotated[
         list[str] | None, Opt(metavar="KIND", help="fp8 or int8: measure its fused step beside; may be repeated")

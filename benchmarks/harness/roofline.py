@@ -93,6 +93,13 @@ def ceilings(dtype: torch.dtype, kinds: Sequence[str] = ("dense",)) -> Ceilings:
     )
 
 
+def refuse_unknown(sizes: Sequence[str], layers: Sequence[str], kinds: Sequence[str]) -> None:
+    """Raise ValueError for a name that is unknown, before minutes are spent on those in front of it."""
+    for what, names, known in (("size", sizes, SIZES), ("layer", layers, LAYERS), ("kind", kinds, KINDS)):
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"{what} {unknown[0]!r} is not one of {', '.join(known)}")
+
+
 def measure(
     of: Measured, sizes: Sequence[str], layers: Sequence[str], limits: Ceilings, kind: str = "dense"
 ) -> Iterator[RooflinePoint]:
@@ -100,8 +107,7 @@ def measure(
 
     Raises ValueError for an unknown name, RuntimeError if the implementation disagrees with the reference.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+    refuse_unknown(sizes, layers, [kind])
     for size in sizes:
         for layer in layers:
             yield layer_point(of, _shape(size), layer, limits, kind)

@@ -11,7 +11,9 @@ from motbench.golden.precisions import precisions
 from motbench.golden.replay import replay
 from motbench.golden.selftest import selftest
 
-golden = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+HELP = "Judge pictures against approved ones, approve new ones, list them."
+
+golden = typer.Typer(no_args_is_help=True, add_completion=False, help=HELP)
 golden.command("check")(check)
 golden.command("accept")(accept)
 golden.command("calibrate")(calibrate)

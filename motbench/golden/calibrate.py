@@ -43,7 +43,7 @@ class How:
 def calibrate(
     case: typing.Annotated[list[str] | None, Opt(metavar="NAME", help="only this case; may be repeated")] = None,
     device: typing.Annotated[str, Opt(help="cpu or cuda")] = "cpu",
-    dtype: typing.Annotated[list[str], Opt(help="may be repeated; all three unless given")] = DTYPES,
+    dtype: typing.Annotated[list[str], Opt(metavar="DTYPE", help="may be repeated; all three unless given")] = DTYPES,
     quantise: typing.Annotated[
         str | None, Opt(metavar="KIND", help="fp8 or int8: of pictures whose linear layers are kept so")
     ] = None,

@@ -185,6 +185,20 @@ def test_each_kind_is_told_by_size_against_dense_experts_and_pytorch():
     ]
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        pytest.param(["--size", "1026", "--size", "77"], "size '77' is not one of", id="size"),
+        pytest.param(["--layer", "qvk"], "layer 'qvk' is not one of qkv, o, gate_up, down", id="layer"),
+        pytest.param(["--kind", "dense", "--kind", "int4"], "kind 'int4' is not one of dense, fp8, int8", id="kind"),
+    ],
+)
+def test_an_unknown_name_is_refused_before_a_gpu_is_looked_for(option, said):
+    command = [sys.executable, "-P", "-m", "motbench", "roofline", *option]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, said in done.stderr) == (2, True)
+
+
 def test_without_a_gpu_the_command_says_so():
     command = [sys.executable, "-m", "motbench", "roofline"]
     environment = {"CUDA_VISIBLE_DEVICES": "", "PATH": "/usr/bin:/bin"}
