@@ -274,7 +274,19 @@ def _every(schedule: Schedule) -> list[int]:
     # sums, all narrow sums come; if every block waits for narrow sums only after its wide items, all wide sums come.
     if all(_leaves_in_time(*one) for one in lists) or all(_waits_at_the_end(*one) for one in lists):
         return every
+    sooner = [_sooner(*one) for one in lists]
+    # Nearly the pace that was wanted, or none.
+    if all(6 * fast >= 5 * pace for fast, pace in zip(sooner, every, strict=True)):
+        return sooner
     return [AT_THE_END] * schedule.blocks
+
+
+def _sooner(wide: list[Item], narrow: list[Item], every: int) -> int:
+    """The same pace, or the longest one at which a block leaves its narrow sums before it first waits for wide ones; 0
+    if there is none."""
+    if _leaves_in_time(wide, narrow, every):
+        return every
+    return (_first_wait(wide) - 1) // narrow[0].steps
 
 
 def _paced(schedule: Schedule) -> list[int]:
@@ -292,10 +304,15 @@ def _paced(schedule: Schedule) -> list[int]:
 
 def _leaves_in_time(wide: list[Item], narrow: list[Item], every: int) -> bool:
     """Whether a block has left its narrow sums for others before it first waits for wide ones."""
-    ends = accumulate(item.steps for item in wide)
-    waits = [end for end, item in zip(ends, wide, strict=True) if item.own and item.first < item.last]
     leaves = narrow[0].steps * every if narrow and narrow[0].slot >= 0 else 0
-    return not waits or leaves < waits[0]
+    return leaves < _first_wait(wide)
+
+
+def _first_wait(wide: list[Item]) -> int:
+    """After how many wide steps a block first waits for wide sums of others."""
+    ends = accumulate(item.steps for item in wide)
+    waits = (end for end, item in zip(ends, wide, strict=True) if item.own and item.first < item.last)
+    return next(waits, AT_THE_END * AT_THE_END)
 
 
 def _waits_at_the_end(wide: list[Item], narrow: list[Item], every: int) -> bool:

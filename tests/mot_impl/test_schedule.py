@@ -219,6 +219,10 @@ def test_blocks_with_narrow_items_keep_step():
     assert len(set(make((2, 1024), 148, 56, BLOCKS).every)) == 1
 
 
+def test_a_pace_at_which_few_blocks_would_wait_in_a_circle_is_nearly_kept():
+    assert max(make((16, 8192), 148, 56, BLOCKS, pieces=4).every) < AT_THE_END
+
+
 def test_blocks_with_time_to_spare_take_narrow_items_last():
     assert set(make((2, 1024), 14, 56, BLOCKS).every) == {AT_THE_END}
 
