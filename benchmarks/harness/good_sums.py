@@ -12,8 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import reference_impl
-from reference_impl.contract import Experts, MoTOps, QuantisedRows, Route, Rows, accumulation_dtype
-from reference_impl.quantise import quantise_rows
+from reference_impl import contract
+from reference_impl.contract import Experts, MoTOps, Route, accumulation_dtype
+
+if typing.TYPE_CHECKING:
+    from reference_impl.contract import Rows
+
+QUANTISED_ROWS: typing.Any = getattr(contract, "QuantisedRows", ())
+"""None of commits from before there were quantised experts, whose Experts have neither kind nor scale."""
 
 TILES, SPLITS = (16, 32, 64, 128), (1, 2, 4, 8)
 """Columns of K that are added up at once, and parts of K that are added up apart."""
@@ -22,10 +28,17 @@ SHORT, SHORT_STEP = 22, 32
 """Bits of the accumulator of Hopper's tensor cores in fp8, and columns of K that one of their instructions adds."""
 
 
+def kind_of(experts: Experts) -> str:
+    """dense, fp8 or int8."""
+    return getattr(experts, "kind", "dense")
+
+
 def as_taken(x: Rows, *args: typing.Any) -> Rows:
     """x as a linear op multiplies it: of fp8 experts among its arguments, an x that is not yet quantised is."""
     first = args[0] if args else None
-    if isinstance(first, Experts) and first.kind == "fp8" and isinstance(x, Tensor):
+    if isinstance(first, Experts) and kind_of(first) == "fp8" and isinstance(x, Tensor):
+        from reference_impl.quantise import quantise_rows
+
         route = next(arg for arg in args if isinstance(arg, Route))
         return quantise_rows(x, route, first.input_scale)
     return x
@@ -42,11 +55,12 @@ def tiled(seed: int, short: bool = False) -> MoTOps:
     rounds_gate = bool(torch.rand((), generator=generator) < 0.5)
 
     def total(given: Rows, experts: Experts, route: Route) -> Tensor:
-        x = as_taken(given, experts, route)
-        values, scale = (x.values, x.scale[:, None]) if isinstance(x, QuantisedRows) else (x, None)
+        x: typing.Any = as_taken(given, experts, route)
+        values, scale = (x.values, x.scale[:, None]) if isinstance(x, QUANTISED_ROWS) else (x, None)
         tile, parts = (
             options[int(torch.randint(len(options), (), generator=generator))] for options in (TILES, SPLITS)
         )
+        weight_scale: Tensor | None = getattr(experts, "scale", None)
         tile = SHORT_STEP if short else tile
         wide = accumulation_dtype(x.dtype)
         y = torch.empty(route.n_rows, experts.n_out, dtype=wide, device=values.device)
@@ -55,8 +69,8 @@ def tiled(seed: int, short: bool = False) -> MoTOps:
             y[rows] = _blocked(values[rows].to(wide), experts.weight[expert].to(wide), Sum(tile, order, parts, short))
             if scale is not None:
                 y[rows] *= scale[rows]
-            if experts.scale is not None:
-                y[rows] *= experts.scale[expert]
+            if weight_scale is not None:
+                y[rows] *= weight_scale[expert]
             if experts.bias is not None:
                 y[rows] += experts.bias[expert].to(y.dtype)
         return y
