@@ -5,14 +5,15 @@ busy anyway, and nothing is added to what its events time. Without the package, 
 clocks are not measured, and the record says so by having none.
 
 A sample counts unless the GPU was slowed by heat, by its power brake or by a fault, or its clock was far below the
-usual one: the median of what the warm-up showed. The power limit alone discards nothing: large matrix products run at
-it for good, and their clock, which it lowers, is recorded.
+usual one: the median of the end of the warm-up, which goes on while the clock falls. The power limit alone discards
+nothing: large matrix products run at it for good, and their clock, which it lowers, is recorded.
 
 Before the first sample and after the last, other processes that compute on the device are looked for.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import Counter
@@ -35,6 +36,11 @@ SLOWED = 0x8 | 0x20 | 0x40 | 0x80
 """A sample with one of these does not count."""
 FAR_BELOW = 0.97
 """Of the usual clock: an H100's steps are 15 MHz, less than 1 %."""
+STEADY = 0.99
+"""Of the clock of the window before: a warm-up whose clock has fallen further goes on. At its power limit an H100 took
+longer than one window to come down: 594 of 600 samples of a large product were below 97 % of what one had shown."""
+MOST_WINDOWS = 20
+"""Windows of a warm-up, after which a clock that still falls is left to the samples."""
 PATIENCE = 3
 """Times the rule's limit and most, until which discarded samples are made up for."""
 
@@ -86,18 +92,33 @@ def measure(calls: Sequence[Call], cache: Cache, rule: Rule = clock.GPU_RULE) ->
         return clock.measure_gpu(calls, cache, rule), None
     with clock.replayed(calls, cache) as (graph, repeat):
         before = nvml.others()
-        warm: list[Reading] = []
-        start = time.perf_counter()
-        while time.perf_counter() - start < clock.WARM_UP or not warm:
-            clock.replay_seconds(graph, 5, lambda: warm.append(read()))
 
-        def sample() -> tuple[float, Reading]:
+        def replays(count: int) -> tuple[float, Reading]:
             seen: list[Reading] = []
-            seconds = clock.replay_seconds(graph, 1, lambda: seen.append(read())) / repeat
+            seconds = clock.replay_seconds(graph, count, lambda: seen.append(read()))
             return seconds, seen[0]
 
-        samples, seen = take(sample, warm, rule)
+        def sample() -> tuple[float, Reading]:
+            seconds, reading = replays(1)
+            return seconds / repeat, reading
+
+        samples, seen = take(sample, warmed(lambda: replays(5)[1]), rule)
         return samples, replace(seen, others=joined(before, nvml.others()))
+
+
+def warmed(replay: Callable[[], Reading], now: Callable[[], float] = time.perf_counter) -> list[Reading]:
+    """Readings of the last clock.WARM_UP seconds of a warm-up: until the clock falls no further, or MOST_WINDOWS."""
+    before = math.inf
+    for _ in range(MOST_WINDOWS):
+        start = now()
+        window = [replay()]
+        while now() - start < clock.WARM_UP:
+            window.append(replay())
+        usual = statistics.median(reading.sm_mhz for reading in window)
+        if usual >= STEADY * before:
+            break
+        before = usual
+    return window
 
 
 def joined(*looks: list[str] | None) -> list[str] | None:

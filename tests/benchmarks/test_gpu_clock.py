@@ -67,6 +67,27 @@ def test_a_gpu_that_stays_slowed_is_no_measurement() -> None:
         taken(itertools.repeat(HOT))
 
 
+@pytest.mark.parametrize(
+    ("clocks", "usual"),
+    [
+        pytest.param([1980, 1980, 1500], 1980, id="steady-at-once"),
+        pytest.param([1980, 1800, 1620, 1545, 1530, 1400], 1530, id="falling-to-the-power-limit"),
+        pytest.param([1500, 1980, 1980], 1980, id="rising"),
+    ],
+)
+def test_a_warm_up_goes_on_while_the_clock_falls(clocks: list[int], usual: int) -> None:
+    ticks = itertools.count(0, 0.06)  # two readings a window
+    readings = (Reading(mhz, 60, 690.0, 0x4) for mhz in clocks for _ in range(2))
+    window = gpu_clock.warmed(lambda: next(readings), lambda: next(ticks))
+    assert [reading.sm_mhz for reading in window] == [usual] * 2
+
+
+def test_a_warm_up_ends_though_the_clock_falls_for_good() -> None:
+    falling = (Reading(1980 - 30 * i, 60, 690.0, 0x4) for i in range(60))
+    ticks = itertools.count(0, 1.0)
+    assert len(gpu_clock.warmed(lambda: next(falling), lambda: next(ticks))) == 1
+
+
 def test_without_the_package_the_clock_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)  # type: ignore[arg-type]
     assert gpu_clock.watch() is None
