@@ -177,6 +177,12 @@ def test_a_kernel_is_held_against_the_floor(results: Results) -> None:
     assert (row.dense, row.reference, row.best) == (5e-5, 1e-4, ("two cuBLAS, sorted", 6.4e-5))
 
 
+def test_the_speed_page_counts_the_measurements_of_every_roofline(results: Results) -> None:
+    for name in ("one", "two"):
+        write_json(results.path / "roofline" / f"{name}.json", roofline())
+    assert "4 measurements of kernels on NVIDIA H100 80GB HBM3 against" in read(results, "speed.html")[0]
+
+
 def test_a_roofline_that_cannot_be_read_is_named(results: Results) -> None:
     (results.path / "roofline").mkdir()
     (results.path / "roofline" / "cut.json").write_text("{")
