@@ -43,7 +43,7 @@ class ImageRequest:
         if self.image is None:
             require(
                 self.height is not None and self.width is not None,
-                "height is {} and width {}; both are needed without an input image",
+                "height is {} and width {}; both are needed without an input image: give them, or a picture to edit",
                 self.height,
                 self.width,
             )

@@ -91,7 +91,10 @@ def generate(
         print(result.text)
     size, seconds = " x ".join(map(str, result.image.size)), time.perf_counter() - start
     where = device if ranks.size == 1 else f"{ranks.size} ranks of {device}, {ranks.mode} parallel"
-    print(f"wrote {out}: {size}, {steps - 1} updates, {ops.name} {dtype} on {where}, {seconds:.1f} s")
+    kept = pipeline.model.transformer.layers[0].qkv.kind
+    experts = "" if kept == "dense" else f" and {kept}"
+    updates = "1 update" if steps == 2 else f"{steps - 1} updates"
+    print(f"wrote {out}: {size}, {updates}, {ops.name} {dtype}{experts} on {where}, {seconds:.1f} s")
 
 
 def check_target(path: Path, suffix: str) -> None:

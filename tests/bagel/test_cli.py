@@ -48,6 +48,13 @@ def test_generate_replays_a_stored_run_from_its_noise(tmp_path: Path) -> None:
     assert np.abs(ours - theirs).max() <= 1
 
 
+def test_generate_says_what_the_experts_are_kept_in(tmp_path: Path) -> None:
+    size = ("--height", 16, "--width", 16, "--steps", 2)
+    out = tmp_path / "out.png"
+    done = motbench("generate", "--checkpoint", CHECKPOINT, "--prompt", "", *size, "--quantise", "int8", "--out", out)
+    assert f"wrote {out}: 16 x 16, 1 update, reference float32 and int8 on cpu" in done.stdout
+
+
 def test_understand_prints_the_stored_ids() -> None:
     facts = json.loads((DATA / "cases" / "und_text" / "case.json").read_text())
     prompt = ("--prompt", facts["prompt"], "--max-tokens", facts["params"]["max_length"], "--ids")
