@@ -167,7 +167,8 @@ def _unchanged(walk: Walk, folder: Path, asked: Asked) -> set[int]:
         print(f"  look      {series.label}", flush=True)
         walk.look(series)
     same = {decide.key(one) for one in joint.unchanged(asked, read_lines(folder / joint.LOOKS, Look)[0])}
-    print(f"  {len(same)} of {len(asked.series)} series run the same kernels and are not timed", flush=True)
+    known = f"{len(same)} of {len(asked.series)} series are known to run the same kernels and are not timed"
+    print(f"  {known}; what compiles none, as the reference on a CPU, always is", flush=True)
     return {i for i, series in enumerate(asked.series) if decide.key(series) in same}
 
 
