@@ -85,8 +85,8 @@ def operand(x: Rows, experts: Experts, route: Route) -> Rows:
         require_fp8(x.dtype, x.device)
         if isinstance(x, Tensor):
             x = quantise_rows(x, route, experts.input_scale)
-    tensors = (experts.weight,) if experts.bias is None else (experts.weight, experts.bias)
-    require_supported(x, *tensors)
+    tensors = (experts.weight, experts.bias, experts.scale)
+    require_supported(x, *(tensor for tensor in tensors if tensor is not None))
     require_unit_stride(x=x.values if isinstance(x, QuantisedRows) else x, weight=experts.weight)
     return x
 

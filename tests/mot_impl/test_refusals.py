@@ -65,6 +65,13 @@ def test_a_gradient_is_refused(device):
         OPS.linear(x, experts, Route.all_text(1, device))
 
 
+def test_a_gradient_of_a_scale_is_refused(device):
+    scale = torch.ones(2, 4, device=device, requires_grad=True)
+    experts = Experts(torch.ones(2, 4, 4, dtype=torch.int8, device=device), scale=scale)
+    with pytest.raises(NotImplementedError, match=r"no backward pass for .*; call it under torch.inference_mode\(\)"):
+        OPS.linear(torch.ones(1, 4, device=device), experts, Route.all_text(1, device))
+
+
 def test_parameters_are_taken_under_inference_mode(device):
     experts = Experts(torch.nn.Parameter(torch.ones(2, 4, 4, device=device)))
     with torch.inference_mode():
