@@ -43,7 +43,7 @@ def _write(results: Path, new: Path, shelf: Shelf) -> None:
     folders = run_folders(results)
     first = verdict.latest(results)
     links = _links(folders, first.run_id)
-    read = [_past(folder, results, links.get(folder.name, "")) for folder in folders]
+    read = [_past(folder, results, links.get(folder.name, ""), first) for folder in folders]
     known = [one for _, one in read if one is not None]
     tonight = {folder.name for folder in night.tonight(folders)}
     found, why = dashboard.read(results)
@@ -67,9 +67,9 @@ def _links(folders: list[Path], first: str) -> dict[str, str]:
     return {first: "index.html"} | {name: f"runs/{name}.html" for name in others}
 
 
-def _past(folder: Path, results: Path, link: str) -> tuple[Past, Judged | None]:
+def _past(folder: Path, results: Path, link: str, first: verdict.Verdict) -> tuple[Past, Judged | None]:
     try:
-        judged = verdict.of(folder, results)
+        judged = first if folder.name == first.run_id else verdict.of(folder, results)
         run = read_json(folder / "run.json", Run)
     except SchemaError as error:
         return Past(folder.name, "", "", "", "not-measured", "", "", str(error)), None

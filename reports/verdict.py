@@ -70,9 +70,11 @@ def judge(run_folder: Path, results: Path) -> Verdict:
 def latest(results: Path) -> Verdict:
     """Tonight's verdict: of the newest run of each machine, the worst; of equals the newest.
 
-    Each is the stored one if it can be read, else judged now. Raises SchemaError.
+    Each is the stored one, but judged now if it or a record that it rests on can no longer be read: a pass that nothing
+    shows is none. Raises SchemaError.
     """
-    found = [of(folder, results) for folder in tonight(run_folders(results))]
+    folders = tonight(run_folders(results))
+    found = [of(folder, results) if _whole(folder) else judge(folder, results) for folder in folders]
     if not found:
         item = Item("environment", "not-measured", "runs", f"{results / 'runs'} holds no run", "", "motbench nightly")
         return Verdict("", "not-measured", "Not measured: there is no run yet.", [item])
@@ -95,6 +97,11 @@ def headline(items: list[Item]) -> str:
     if first is None:
         return "nothing was recorded"
     return first.reason if first.status == "pass" else f"{first.subject}: {first.reason}"
+
+
+def _whole(run_folder: Path) -> bool:
+    night = load(run_folder)
+    return night.run is not None and not night.damage
 
 
 def _passed(run_folder: Path) -> bool:

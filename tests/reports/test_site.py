@@ -213,6 +213,15 @@ def test_no_broken_file_stops_the_page(results: Results, name: str, text: str) -
     assert read(results)[1].open == []
 
 
+@pytest.mark.parametrize("name", ["run.json", "doctor.json", "golden.jsonl", "timing.jsonl"])
+def test_a_stored_pass_whose_records_broke_is_not_measured(results: Results, name: str) -> None:
+    path = results.night(1) / name
+    path.write_text(path.read_text()[:-20])
+    text = read(results)[0]
+    assert '<body class="not-measured">' in text
+    assert f"{name} " in text
+
+
 def test_a_broken_earlier_run_is_listed(results: Results) -> None:
     (results.night(1, A) / "run.json").write_text("{")
     results.night(2, B)
