@@ -371,7 +371,7 @@ def _status(events: Sequence[Event], lines: Sequence[Drawn]) -> Status:
 
 
 def _sentence(status: Status, events: Sequence[Event], lines: int, commits: int) -> str:
-    of = f"{lines} series over {commits} commits"
+    of = f"{lines} series over {commits} {'commit' if commits == 1 else 'commits'}"
     standing = [event for event in events if event.standing and event.kind in (*WORSE, *BETTER)]
     if status == "not-measured":
         return "No commit of this history has been measured."
