@@ -21,7 +21,8 @@ from training.optim import Optimizer, Schedule, orthogonalise
 from training.transformer import TransformerOptions, TransformerStage, build, encode, for_eye
 
 CPU = torch.device("cpu")
-SMALL = ["--tiny", "--device", "cpu", "--processes", "0"]
+# Minutes count from the import, which in a process of many tests is long ago.
+SMALL = ["--tiny", "--device", "cpu", "--processes", "0", "--minutes", "1e6"]
 SOME = TransformerOptions(texts=4, edits=3, asked=4, block=16, block_steps=3)
 MIX = ["--texts", "4", "--edits", "3", "--asked", "4", "--block", "16", "--block-steps", "3"]
 
@@ -110,8 +111,8 @@ def test_a_resumed_plan_ends_exactly_like_an_uninterrupted_one(autoencoder: Path
 
 
 def test_running_out_of_time_says_so_and_keeps_the_state(autoencoder: Path, tmp_path: Path) -> None:
-    arguments = ["transformer", "--folder", str(tmp_path), "--autoencoder", str(autoencoder), "--minutes", "0"]
-    assert main([*arguments, *MIX, *SMALL]) == UNFINISHED
+    arguments = ["transformer", "--folder", str(tmp_path), "--autoencoder", str(autoencoder)]
+    assert main([*arguments, *MIX, *SMALL, "--minutes", "0"]) == UNFINISHED
     assert load_state(tmp_path) is not None
 
 
