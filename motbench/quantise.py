@@ -14,6 +14,7 @@ if typing.TYPE_CHECKING:
 
 Opt = typer.Option
 
+MARGIN = 2.0
 FIELDS = {"prompt": str, "image": str, "height": int, "width": int, "steps": int, "seed": int}
 """What a request of a calibration file may say; the rest is `ImageRequest`'s."""
 
@@ -25,12 +26,14 @@ def quantise(
     calibrate: typing.Annotated[
         Path | None, Opt(metavar="FILE", help="fp8 only: requests (JSON) whose inputs give fixed scales")
     ] = None,
-    margin: typing.Annotated[float, Opt(help="a fixed scale reaches so many times what was seen")] = 2.0,
+    margin: typing.Annotated[
+        float | None, Opt(help="a fixed scale reaches so many times what was seen; 2 unless given")
+    ] = None,
     impl: typing.Annotated[str, Opt(help="what calibrates: reference, fused or package.module:OPS")] = "reference",
     device: typing.Annotated[str, Opt(help="where it calibrates: cpu or cuda")] = "cpu",
     dtype: typing.Annotated[str, Opt(help="calibrates in float32, bfloat16 or float16")] = "float32",
 ) -> None:
-    """Write it with 8-bit weights and their scales, and quantisation.json, which says what it was made from.
+    """Write a checkpoint again with 8-bit weights and their scales, and quantisation.json, which says what it came from.
 
     `generate`, `understand` and `serve` read the result as they read the original.
 
@@ -42,11 +45,17 @@ def quantise(
     from motbench.progress import transferred
 
     calibration = None
+    if calibrate is None and margin is not None:
+        raise ValueError(
+            f"--margin is {margin} but nothing is calibrated; give --calibrate FILE, or leave --margin out"
+        )
     if calibrate is not None:
         if kind != "fp8":
             raise ValueError(f"--kind is {kind} but only fp8 layers have scales of their input; leave --calibrate out")
         check_target(checkpoint, out)
-        calibration = _calibrated(checkpoint, read_requests(calibrate), margin, resolve(impl, device, dtype))
+        calibration = _calibrated(
+            checkpoint, read_requests(calibrate), MARGIN if margin is None else margin, resolve(impl, device, dtype)
+        )
     with transferred(f"quantise {checkpoint}") as told:
         done = quantise_checkpoint(checkpoint, out, kind, told, calibration)  # type: ignore[arg-type]
     before, after = (f"{size / 1e9:.3g} GB" for size in (done.bytes_before, done.bytes_after))

@@ -162,6 +162,11 @@ def test_int8_is_not_calibrated(tmp_path: Path) -> None:
     refused(motbench("quantise", "--checkpoint", CHECKPOINT, *asked), "only fp8 layers have scales of their input")
 
 
+def test_a_margin_without_a_calibration_is_refused(tmp_path: Path) -> None:
+    asked = ("--out", tmp_path / "fp8", "--kind", "fp8", "--margin", "3")
+    refused(motbench("quantise", "--checkpoint", CHECKPOINT, *asked), "nothing is calibrated")
+
+
 def test_quantise_says_why_it_does_not_write(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     refused(motbench("quantise", "--checkpoint", CHECKPOINT, "--out", tmp_path, "--kind", "fp8"), "not an empty folder")
