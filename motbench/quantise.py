@@ -33,7 +33,7 @@ def quantise(
     device: typing.Annotated[str, Opt(help="where it calibrates: cpu or cuda")] = "cpu",
     dtype: typing.Annotated[str, Opt(help="calibrates in float32, bfloat16 or float16")] = "float32",
 ) -> None:
-    """Write a checkpoint again with 8-bit weights and their scales, and quantisation.json, which says what it came from.
+    """Write a checkpoint again with 8-bit weights and their scales, and quantisation.json, which says from what.
 
     `generate`, `understand` and `serve` read the result as they read the original.
 
