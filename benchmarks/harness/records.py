@@ -359,11 +359,16 @@ class Detection:
     wrong: list[str] = field(default_factory=list)
 
 
+Form = Literal["full", "reduced", "some faults", "some cases"]
+"""What a self-test ran: every fault on every case; each on one case, which fits a night; the faults that were named on
+every case; and on the cases that were named, every fault or those. Older records call the last two "reduced"."""
+
+
 @dataclass(frozen=True)
 class Selftest:
     """The gate's own test: every class of injected fault, and held-out good runs, on golden cases.
 
-    form        "full": every fault on every case; "reduced": each on one case, which fits a night
+    form        what was run: all there is, each fault once, or what was named
     good        families of held-out good runs
     alarms      false alarms of all good runs together, by any tier, with the same split by tier, metric and gate
     identical   further good runs that are the reference bit for bit: they test no limit, and count nowhere
@@ -371,7 +376,7 @@ class Selftest:
                 alarm; reason says what is missed
     """
 
-    form: Literal["full", "reduced"]
+    form: Form
     impl: str
     device: str
     dtype: str

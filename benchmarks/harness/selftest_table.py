@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from benchmarks.harness.fault import Fault
 from benchmarks.harness.goldens import Plan
 from benchmarks.harness.rates import rate
-from benchmarks.harness.records import TIERS, Detection, Rate, Selftest, Status
+from benchmarks.harness.records import TIERS, Detection, Form, Rate, Selftest, Status
 from benchmarks.harness.selftest import Outcome
 
 SEEN_AT_LEAST, ALARMS_AT_MOST = 0.95, 0.01
@@ -26,7 +26,7 @@ ALL_GOOD = "all good runs"
 
 @dataclass(frozen=True)
 class Asked:
-    """What was tested: the faults on the cases with this plan, and whether that was all there is.
+    """What was tested: the faults on the cases with this plan, and whether that was all there is (form "full").
 
     words  options of `motbench golden selftest` that choose the same again
     runs   how many were asked for; 0 if nobody counted
@@ -35,7 +35,7 @@ class Asked:
     plan: Plan
     cases: Sequence[str]
     faults: Sequence[Fault]
-    full: bool
+    form: Form
     words: tuple[str, ...] = ()
     runs: int = 0
 
@@ -55,7 +55,7 @@ def record(asked: Asked, outcomes: Sequence[Outcome], seconds: float) -> Selftes
     alarms = _of_good(ALL_GOOD, good)
     status, reason = _judged(asked, faults, alarms, max(asked.runs - len(outcomes), 0))
     return Selftest(
-        form="full" if asked.full else "reduced",
+        form=asked.form,
         impl=asked.plan.impl,
         device=asked.plan.device.type,
         dtype=asked.plan.dtype_name,
@@ -128,7 +128,7 @@ def _judged(asked: Asked, faults: Sequence[Detection], alarms: Detection, left: 
     reasons = [f"no case could show or judge {', '.join(unseen)}"] if unseen else []
     if left:
         reasons.append(f"{left} of {asked.runs} runs were not made")
-    if asked.full and alarms.seen.runs < GOOD_RUNS:
+    if asked.form == "full" and alarms.seen.runs < GOOD_RUNS:
         reasons.append(f"{alarms.seen.runs} good runs but {GOOD_RUNS} are needed")
     return ("not-measured", "; ".join(reasons)) if reasons or not faults else ("pass", "")
 

@@ -20,7 +20,7 @@ from motbench.golden.common import goldens_folder, plan_of
 if typing.TYPE_CHECKING:
     from queue import Queue
 
-    from benchmarks.harness.records import Selftest
+    from benchmarks.harness.records import Form, Selftest
     from benchmarks.harness.selftest import Outcome
     from benchmarks.harness.selftest_plan import Task
 
@@ -97,6 +97,13 @@ class Chosen:
     draws: int = 1
     good: int | None = None
 
+    @property
+    def form(self) -> Form:
+        """What of all there is that asks for; `--reduced` runs each fault on one case, whatever is named."""
+        if not self.full:
+            return "reduced"
+        return "some cases" if self.cases else "some faults" if self.faults else "full"
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -133,9 +140,8 @@ def growing(judged: Judged, what: Chosen, pace: Pace = Pace()) -> Iterator[Selft
     words = [] if what.full else ["--reduced"]
     words += [word for name in what.cases or () for word in ("--case", name)]
     words += [word for name in what.faults or () for word in ("--fault", name)]
-    whole = what.full and not what.cases and not what.faults
     count = sum(task.runs(families) for task in tasks)
-    asked = Asked(plan, used, faults, whole, tuple(words), count)
+    asked = Asked(plan, used, faults, what.form, tuple(words), count)
     outcomes: list[Outcome] = []
     failures: list[BaseException] = []
     for some in _made(judged, selftest_plan.shared(tasks, pace.jobs), pace, failures):

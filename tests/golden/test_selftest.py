@@ -18,7 +18,7 @@ from benchmarks.harness.golden_case import GOLDENS, GoldenCase, read_case, read_
 from benchmarks.harness.good_runs import held_out
 from benchmarks.harness.other_prompts import LATE_SEED, PROMPTS, another, with_limits
 from benchmarks.harness.rates import rate
-from benchmarks.harness.records import Selftest, from_dict
+from benchmarks.harness.records import Form, Selftest, from_dict
 from benchmarks.harness.selftest import Outcome, Stand, faulty, good, made, op_parity
 from benchmarks.harness.selftest_table import Asked, markdown, record
 from tests.golden.conftest import EDIT, FACTS, approve, change, plan
@@ -195,7 +195,7 @@ def quiet(count: int, alarms: int = 0) -> list[Outcome]:
 
 
 def test_runs_that_were_not_made_leave_it_unmeasured() -> None:
-    asked = Asked(plan(), ["a case"], [FAULTS["wrong seed"]], full=False, runs=400)
+    asked = Asked(plan(), ["a case"], [FAULTS["wrong seed"]], form="reduced", runs=400)
     found = record(asked, seen_in([True]) + quiet(299), 1.0)
     assert (found.status, found.reason) == ("not-measured", "100 of 400 runs were not made")
 
@@ -208,11 +208,12 @@ def test_a_run_that_differs_in_no_bit_is_not_counted() -> None:
 
 
 def recorded(outcomes: list[Outcome], full: bool = True) -> Selftest:
-    return record(Asked(plan(), ["a case"], [FAULTS["wrong seed"]], full), outcomes, 1.0)
+    form: Form = "full" if full else "reduced"
+    return record(Asked(plan(), ["a case"], [FAULTS["wrong seed"]], form), outcomes, 1.0)
 
 
 def test_the_line_that_makes_it_again_chooses_the_same() -> None:
-    asked = Asked(plan(), ["a case"], [FAULTS["wrong seed"]], False, ("--case", "a case"))
+    asked = Asked(plan(), ["a case"], [FAULTS["wrong seed"]], "some cases", ("--case", "a case"))
     words = "motbench golden selftest --case 'a case' --impl reference"
     assert record(asked, quiet(1), 1.0).reproduce.startswith(words)
 

@@ -41,3 +41,20 @@ def test_no_run_is_begun_when_time_is_over(tmp_path: Path) -> None:
     done = motbench("golden", "selftest", *what, "--minutes", "0", "--json", str(record))
     assert done.returncode == Exit.NOT_MEASURED, done.stderr
     assert "1 of 1 runs were not made" in json.loads(record.read_text())["reason"]
+
+
+@pytest.mark.parametrize(
+    ("words", "form"),
+    [
+        (("--case", CASE), "some cases"),
+        (("--case", CASE, "--fault", "wrong seed"), "some cases"),
+        (("--fault", "wrong seed"), "some faults"),
+        (("--reduced", "--case", CASE), "reduced"),
+        ((), "full"),
+    ],
+    ids=["case", "case-and-fault", "fault", "reduced", "everything"],
+)
+def test_the_form_says_what_was_asked(tmp_path: Path, words: tuple[str, ...], form: str) -> None:
+    record = tmp_path / "selftest.json"
+    motbench("golden", "selftest", *words, "--minutes", "0", "--json", str(record))
+    assert json.loads(record.read_text())["form"] == form
