@@ -46,6 +46,9 @@ FILES: dict[str, Area] = {
     "stages.jsonl": "time",
 }
 
+SHOWN_ONLY = frozenset(("drift.jsonl", "golden_watch.json", "stages.jsonl"))
+"""Of FILES those that a night may lack: they are shown, and no verdict rests on them."""
+
 SEVERITY: tuple[Status, ...] = ("pass", "improved", "inconclusive", "not-measured", "regressed")
 """From harmless to worst; the worst item decides."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.harness.records import EXIT_CODES, SCHEMA, SchemaError, Status, read_json
 from reports import numerics, speed
-from reports.item import AREAS, SEVERITY, Area, Item, worst
+from reports.item import AREAS, FILES, SEVERITY, SHOWN_ONLY, Area, Item, worst
 from reports.night import load, run_folders, tonight
 from reports.timing import Comparison
 
@@ -70,15 +70,14 @@ def judge(run_folder: Path, results: Path) -> Verdict:
 def latest(results: Path) -> Verdict:
     """Tonight's verdict: of the newest run of each machine, the worst; of equals the newest.
 
-    Each is the stored one, but judged now if it or a record that it rests on can no longer be read: a pass that nothing
-    shows is none. Raises SchemaError.
+    Each is the stored one, but judged now if it or a record that it rests on can no longer be read, and no better than
+    judged now if such a record is gone: a pass that nothing shows is none. Raises SchemaError.
     """
-    folders = tonight(run_folders(results))
-    found = [of(folder, results) if _whole(folder) else judge(folder, results) for folder in folders]
+    found = [_shown(folder, results) for folder in tonight(run_folders(results))]
     if not found:
         item = Item("environment", "not-measured", "runs", f"{results / 'runs'} holds no run", "", "motbench nightly")
         return Verdict("", "not-measured", "Not measured: there is no run yet.", [item])
-    return max(found, key=lambda one: SEVERITY.index(one.status))
+    return max(found, key=_severity)
 
 
 def of(run_folder: Path, results: Path) -> Verdict:
@@ -99,9 +98,19 @@ def headline(items: list[Item]) -> str:
     return first.reason if first.status == "pass" else f"{first.subject}: {first.reason}"
 
 
-def _whole(run_folder: Path) -> bool:
+def _shown(run_folder: Path, results: Path) -> Verdict:
     night = load(run_folder)
-    return night.run is not None and not night.damage
+    if night.run is None or night.damage:
+        return judge(run_folder, results)
+    stored = of(run_folder, results)
+    if all((run_folder / name).exists() for name in FILES if name not in SHOWN_ONLY):
+        return stored
+    # A regressed run stays regressed when the record of it is deleted.
+    return max(stored, judge(run_folder, results), key=_severity)
+
+
+def _severity(verdict: Verdict) -> int:
+    return SEVERITY.index(verdict.status)
 
 
 def _passed(run_folder: Path) -> bool:

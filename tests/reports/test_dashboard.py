@@ -252,6 +252,12 @@ def test_the_first_page_is_of_the_machine_that_is_worst_off(results: Results) ->
     assert f'<a href="runs/20261101T020000Z-{B[:8]}.html">NVIDIA A100</a>' in text
 
 
+def test_a_stored_regression_whose_record_is_gone_stays(results: Results) -> None:
+    folder = broken(results, 1, A)
+    (folder / "golden.jsonl").unlink()
+    assert '<body class="regressed">' in read(results)[0]
+
+
 def test_of_equals_the_newest_stands_first(results: Results) -> None:
     results.night(1, A, GPU)
     newest = results.night(2, B, OTHER)

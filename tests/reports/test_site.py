@@ -222,6 +222,15 @@ def test_a_stored_pass_whose_records_broke_is_not_measured(results: Results, nam
     assert f"{name} " in text
 
 
+JUDGED = ["run.json", "doctor.json", "series.json", "conformance.jsonl", "parity.jsonl", "golden.jsonl", "timing.jsonl"]
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_a_stored_pass_whose_records_are_gone_is_not_measured(results: Results, name: str) -> None:
+    (results.night(1) / name).unlink()
+    assert '<body class="not-measured">' in read(results)[0]
+
+
 def test_a_broken_earlier_run_is_listed(results: Results) -> None:
     (results.night(1, A) / "run.json").write_text("{")
     results.night(2, B)
