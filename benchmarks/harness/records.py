@@ -584,7 +584,8 @@ class Explanation:
 
     blocks, tiles, pieces     thread blocks; tiles of the image rows; ranges of K that the last of them are cut into
     longest_steps, mean_steps steps of K of the block with most, and of all blocks on average, padding left out
-    step_seconds, step_cycles how time grows with each step; the tensor cores need STEP_CYCLES. None: no clock was read
+    step_seconds, step_cycles how time grows with each step; None: no clock was read
+    needed_cycles             of the tensor cores for a step; None in records from before it was kept
     rival, rival_beyond       all rows through one expert, by its name in the samples; what it takes beyond arithmetic
     mhz                       the SM clock, of fused and rival
     text_bytes                the text expert's weights, which the rival does not read
@@ -609,11 +610,7 @@ class Explanation:
     rival: str
     rival_beyond: float
     samples: dict[str, list[float]]
-
-
-STEP_CYCLES = 1024
-"""Cycles that Hopper's tensor cores need for a step of the kernels: 128 x 256 x 64 products in half precision, twice as
-many of 8-bit floats; 512 for each of two warpgroups."""
+    needed_cycles: float | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from benchmarks.harness.records import (
     DENSE,
     FUSED,
     GATHER,
-    STEP_CYCLES,
     Ceilings,
     Explanation,
     RooflinePoint,
@@ -42,12 +41,14 @@ def explained(found: Explanation, rival: float) -> str:
     """fused / rival - 1 as a sum, each part a share of the rival's `rival` seconds; then what the parts stand on."""
     total = (sum(found.parts.values()) - found.rival_beyond) / rival
     parts = " ".join(f"{seconds / rival:+.1%} {name}" for name, seconds in found.parts.items())
-    cycles = "" if found.step_cycles is None else f", {found.step_cycles:.0f} cycles of {STEP_CYCLES}"
+    cycles = "" if found.step_cycles is None else f", {found.step_cycles:.0f} cycles"
+    cycles += f" of {found.needed_cycles:.0f}" if cycles and found.needed_cycles is not None else ""
     clocks = "".join(f", {name} at {mhz:.0f} MHz" for name, mhz in found.mhz.items())
     cut = f" cut in {found.pieces}" if found.pieces > 1 else ""
     return (
-        f"{total:+.1%} = {parts} {-found.rival_beyond / rival:+.1%} {found.rival}'s own | {found.tiles} tiles{cut} on "
-        f"{found.blocks} blocks, {found.longest_steps} steps of {found.mean_steps:.1f} on average, "
+        f"{total:+.1%} beside {found.rival} = {parts} {-found.rival_beyond / rival:+.1%} {found.rival}'s own | "
+        f"{found.tiles} tiles{cut} on {found.blocks} blocks, "
+        f"{found.longest_steps} steps of {found.mean_steps:.1f} on average, "
         f"{found.step_seconds * 1e6:.3f} us each{cycles}{clocks}; text weights {found.text_bytes / 1e6:.0f} MB; "
         f"cold {found.cold_seconds / rival:+.1%}"
     )

@@ -1,12 +1,15 @@
 """A layer's time in parts that add up: what each is made of, and that the variants are the launch that they vary."""
 
+import dataclasses
+
 import pytest
 import torch
 
 import reference_impl
 from benchmarks.harness import explain as explaining
+from benchmarks.harness import roofline_told
 from benchmarks.harness.records import DENSE, FUSED, Ceilings
-from mot_impl.heuristic import HOPPER_TILE
+from mot_impl.heuristic import HOPPER_TILE, HOPPER_TILES, INT8_FEW_ROWS
 from mot_impl.tiles import TileTable
 from reference_impl.contract import Experts, Problem, Route
 
@@ -74,6 +77,35 @@ def test_the_schedule_is_counted(found):
 
 def test_the_text_experts_weights_are_counted(found):
     assert found.text_bytes == 4608 * 3584 * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "tile", "cycles"),
+    [
+        pytest.param("dense", HOPPER_TILES["dense"], 1024, id="dense"),
+        pytest.param("fp8", HOPPER_TILES["fp8"], 1024, id="fp8"),
+        pytest.param("int8", HOPPER_TILES["int8"], 1024, id="int8-256-rows"),
+        pytest.param("int8", INT8_FEW_ROWS[1], 512, id="int8-128-rows"),
+        pytest.param("int8", INT8_FEW_ROWS[0], 256, id="int8-64-rows"),
+    ],
+)
+def test_the_cycles_that_a_step_needs_are_its_tiles(kind, tile, cycles):
+    problem = dataclasses.replace(launch().problem, kind=kind)
+    assert dataclasses.replace(launch(), problem=problem, tile=tile).step_cycles == cycles
+
+
+def test_the_cycles_that_a_step_needs_are_kept_and_told(found):
+    assert found.needed_cycles == 1024
+    assert "1050 cycles of 1024" in roofline_told.explained(found, 50e-6)
+
+
+def test_a_record_without_the_cycles_that_a_step_needs_names_none(found):
+    said = roofline_told.explained(dataclasses.replace(found, needed_cycles=None), 50e-6)
+    assert "1050 cycles;" in said
+
+
+def test_the_rival_is_named(found):
+    assert " beside dense = " in roofline_told.explained(found, 50e-6)
 
 
 @pytest.mark.parametrize("name", [explaining.IMAGE, explaining.HALF, explaining.QUARTER, explaining.WHOLE])

@@ -206,10 +206,24 @@ def test_without_a_gpu_the_command_says_so():
     assert (done.returncode, "sees no GPU" in done.stderr) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("measured", "rival"),
+    [
+        pytest.param(("fused", records.DENSE, roofline.SCALED), roofline.SCALED, id="fp8"),
+        pytest.param(("fused", records.DENSE, roofline.UNQUANTISED), records.DENSE, id="fp8-without-PyTorchs-product"),
+    ],
+)
+def test_a_layer_is_explained_beside_what_was_measured(measured, rival):
+    assert roofline.rival_of(measured) == rival
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("layer", ["qkv", "gate_up"])
-@pytest.mark.parametrize("kind", roofline.KINDS)
-def test_a_layer_is_measured_and_explained_on_a_gpu(kind, layer):
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [*((kind, "bfloat16") for kind in roofline.KINDS), ("fp8", "float16")],
+)
+def test_a_layer_is_measured_and_explained_on_a_gpu(kind, dtype, layer):
     import torch
 
     import mot_impl
@@ -217,8 +231,9 @@ def test_a_layer_is_measured_and_explained_on_a_gpu(kind, layer):
 
     table = TileTable.load(None)
     exact = mot_impl.fused_ops(table, "exact")
-    of = roofline.Measured(mot_impl.OPS, torch.bfloat16, 3, exact, mot_impl.fused_ops(TileTable()), table)
-    limits = roofline.ceilings(torch.bfloat16, roofline.KINDS)
+    precision = getattr(torch, dtype)
+    of = roofline.Measured(mot_impl.OPS, precision, 3, exact, mot_impl.fused_ops(TileTable()), table)
+    limits = roofline.ceilings(precision, roofline.KINDS)
     shape = Shape(514, 2, hidden=1024, n_heads=8, n_kv_heads=2, head_dim=128, intermediate=2048)
     found = roofline.layer_point(of, shape, layer, limits, kind)
     parts = found.explained
