@@ -10,6 +10,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from benchmarks.harness.records import (
+    COPY,
     DENSE,
     FUSED,
     GATHER,
@@ -31,10 +32,12 @@ RUNS = 20
 @dataclass(frozen=True)
 class KernelRow:
     """One op at one size. The floor is the time that the card's limits allow, None where neither flops nor bytes were
-    counted; a way that was not measured is None too.
+    counted; a way without a time is None too.
 
-    dtype   bf16, fp16, fp8 or int8: of the experts
-    shares  way -> how much of what the card can do it reaches: floor / time; empty without a floor
+    dtype    bf16, fp16, fp8 or int8: of the experts
+    shares   way -> how much of what the card can do it reaches: floor / time; empty without a floor
+    expects  reference and dense, as far as `motbench roofline` times them for such an op: what lacks one of these was
+             not measured, any other does not apply
     """
 
     point: RooflinePoint
@@ -46,6 +49,7 @@ class KernelRow:
     best: tuple[str, float] | None
     shares: dict[str, float]
     plot: Markup
+    expects: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,16 @@ class Kernels:
     def machine(self) -> str:
         """The card."""
         return self.run.provenance.environment.gpu or self.run.provenance.environment.cpu
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the reference applies to any row."""
+        return any(row.reference is not None or "reference" in row.expects for row in self.rows)
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether dense applies to any row."""
+        return any(row.dense is not None or "dense" in row.expects for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -140,9 +154,15 @@ def _kernel(point: RooflinePoint, run: Roofline) -> KernelRow:
     best = min(others.items(), key=lambda item: item[1], default=None)
     shares = {} if floor is None else {name: floor / value for name, value in medians.items()}
     dtype = dtype_of(run.dtype, point.kind)
-    return KernelRow(
-        point, dtype, floor, medians[FUSED], medians.get(GATHER), medians.get(DENSE), best, shares, _dots(shares)
-    )
+    times = medians[FUSED], medians.get(GATHER), medians.get(DENSE)
+    return KernelRow(point, dtype, floor, *times, best, shares, _dots(shares), _expected(point))
+
+
+def _expected(point: RooflinePoint) -> frozenset[str]:
+    # A norm is held against a copy of its rows; quantised experts against dense ones.
+    if COPY in point.samples:
+        return frozenset()
+    return frozenset(("reference", "dense") if point.kind == "dense" else ("dense",))
 
 
 def _dots(shares: dict[str, float]) -> Markup:

@@ -30,7 +30,7 @@ class Way:
     """One way to make a step or a picture. seconds: the median; None where it was not measured, and `why` may say why.
 
     to_fused  how many times as long as the fused way; share: of the slowest way, for the bar
-    of_floor  how much of what the card can do it reaches; None without a floor
+    of_floor  how much of what the card can do it reaches; None without a floor, or with another one
     """
 
     name: str
@@ -54,7 +54,7 @@ class Staged:
 
 @dataclass(frozen=True)
 class Job:
-    """One step of a size, or one picture of a task. floor: seconds that the card's limits allow; None: not measured.
+    """One step of a size, or one picture of a task. floor: seconds that the card's limits allow; None: has none.
 
     floor_share  of the slowest way, for the mark on the bars
     """

@@ -553,7 +553,7 @@ class Run:
     schema: int = SCHEMA
 
 
-FUSED, DENSE, GATHER = "fused", "dense", "gather/scatter"
+FUSED, DENSE, GATHER, COPY = "fused", "dense", "gather/scatter", "copy"
 """Ways to compute a routed layer that a roofline always has; gather/scatter is the reference implementation."""
 
 

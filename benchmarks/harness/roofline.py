@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from benchmarks.harness import clock, gate, gpu_clock, inputs
 from benchmarks.harness import explain as explaining
-from benchmarks.harness.records import DENSE, FUSED, GATHER, Ceilings, RooflinePoint
+from benchmarks.harness.records import COPY, DENSE, FUSED, GATHER, Ceilings, RooflinePoint
 from benchmarks.harness.shapes import BAGEL, LAYERS, SHAPES, Shape
 
 if typing.TYPE_CHECKING:
@@ -24,7 +24,6 @@ if typing.TYPE_CHECKING:
     from reference_impl.contract import Experts, MoTOps, Problem, Route
 
 COMPILED, SORTED, GROUPED = "dense, SiLU compiled", "two cuBLAS, sorted", "torch._grouped_mm"
-COPY = "copy"
 SIZES = SHAPES | {str(m): BAGEL.rows(m, m) for m in (1, 16, 64)}
 """The suite's, and rows of text only, as understanding has them."""
 

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Iterator
 
 from benchmarks.harness.records import (
+    COPY,
     DENSE,
     FUSED,
     GATHER,
@@ -13,7 +14,7 @@ from benchmarks.harness.records import (
     Explanation,
     RooflinePoint,
 )
-from benchmarks.harness.roofline import COPY, EXACT, GROUPED, RULE, SCALED, SCALED_EXACT, SORTED, UNQUANTISED
+from benchmarks.harness.roofline import EXACT, GROUPED, RULE, SCALED, SCALED_EXACT, SORTED, UNQUANTISED
 
 RIVALS = (GATHER, SORTED, GROUPED)
 """The other ways that route."""

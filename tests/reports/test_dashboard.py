@@ -183,6 +183,35 @@ def test_the_speed_page_counts_the_measurements_of_every_roofline(results: Resul
     assert "4 measurements of kernels on NVIDIA H100 80GB HBM3 against" in read(results, "speed.html")[0]
 
 
+def timed(results: Results, kind: str, *ways: str) -> str:
+    """The kernels of a roofline whose ops were timed in these ways."""
+    found = roofline()
+    points = [replace(point, kind=kind, samples={way: [5e-5] for way in ways}) for point in found.points]
+    write_json(results.path / "roofline" / "one.json", replace(found, points=points))
+    return section(read(results, "speed.html")[0], "kernels")
+
+
+def test_quantised_kernels_have_no_column_of_the_reference(results: Results) -> None:
+    shown = timed(results, "int8", "fused", "dense")
+    assert ">dense</th>" in shown
+    assert ">reference</th>" not in shown
+    assert ">to reference</th>" not in shown
+    assert "not measured" not in shown
+
+
+def test_a_dense_kernel_without_its_reference_was_not_measured(results: Results) -> None:
+    assert timed(results, "dense", "fused", "dense").count("not measured") == 2
+
+
+def test_to_a_norm_beside_layers_reference_and_dense_do_not_apply(results: Results) -> None:
+    found = roofline()
+    norm = replace(found.points[0], name="rms_norm", samples={"fused": [6e-6], "copy": [5e-6]})
+    write_json(results.path / "roofline" / "one.json", replace(found, points=[*found.points, norm]))
+    shown = section(read(results, "speed.html")[0], "kernels")
+    assert shown.count("does not apply") == 2
+    assert "not measured" not in shown
+
+
 def test_a_roofline_that_cannot_be_read_is_named(results: Results) -> None:
     (results.path / "roofline").mkdir()
     (results.path / "roofline" / "cut.json").write_text("{")

@@ -57,11 +57,16 @@ def test_a_picture_is_split_into_stages_of_every_way(full: Results) -> None:
     ]
 
 
-def test_a_picture_has_no_floor_and_says_so(full: Results) -> None:
+def test_a_step_of_more_work_has_a_floor_that_does_not_apply(full: Results) -> None:
+    assert section(read(full, "speed.html")[0], "step").count("does not apply") == 1
+
+
+def test_a_picture_has_no_floor_and_no_place_for_one(full: Results) -> None:
     shown = section(read(full, "speed.html")[0], "picture")
     assert "2.1 s" in shown
     assert "3.00×" in shown
-    assert shown.count("not measured") == 3  # of the floor, twice, and the floor
+    assert "not measured" not in shown
+    assert "floor</th>" not in shown
 
 
 def test_a_server_is_shown_by_load_with_what_it_says_of_itself(full: Results) -> None:
