@@ -14,6 +14,9 @@ import typer
 COPIED = ("runs", "asv-records", "comparisons")
 """Folders whose entries have names that begin with a time: the same name is the same entry."""
 
+RECORDS = ("roofline", "step", "pictures", "serving")
+"""Folders of single records, each one file, in folders or not, whose names may say nothing of when they were made."""
+
 
 def merge(
     folders: typing.Annotated[list[Path], typer.Argument(help="results folders of other machines")],
@@ -26,25 +29,53 @@ def merge(
     """
     from motbench.nightly import only_one
 
+    for folder in folders:
+        _require(folder.resolve())
     with only_one(results.resolve()):
         for folder in folders:
             print(f"{folder}: {_counted(into(results.resolve(), folder.resolve()))}")
 
 
 def into(results: Path, folder: Path) -> Counter[str]:
-    """How many entries of each kind were new. Raises ValueError for a folder that is no results folder."""
-    if not any((folder / name).is_dir() for name in (*COPIED, "asv")):
-        raise ValueError(f"{folder} holds none of {', '.join((*COPIED, 'asv'))}; give a results folder")
+    """How many entries of each kind were new.
+
+    Raises ValueError for a folder that is no results folder, and for two different records of one name.
+    """
+    _require(folder)
     new: Counter[str] = Counter()
     for name in COPIED:
         for entry in sorted((folder / name).glob("[!.]*")):
             new[name] += _copied(entry, results / name / entry.name)
+    for name in RECORDS:
+        for path in sorted((folder / name).rglob("[!.]*.json")):
+            new[f"{name} records"] += _added(path, results / path.relative_to(folder))
     for path in sorted((folder / "asv").glob("*/*.json")):
         new["asv results"] += _joined(path, results / "asv" / path.parent.name / path.name)
     described = folder / "asv" / "benchmarks.json"
     if described.exists():
         _joined(described, results / "asv" / "benchmarks.json")
     return new
+
+
+def _require(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ValueError(f"{folder} {'is no folder' if folder.exists() else 'does not exist'}; give a results folder")
+    known = (*COPIED, *RECORDS, "asv")
+    if not any((folder / name).is_dir() for name in known):
+        raise ValueError(f"{folder} holds none of {', '.join(known)}; give a results folder")
+
+
+def _added(path: Path, target: Path) -> bool:
+    """Copy one record. Records of two machines may have been given one name: neither is lost in silence."""
+    from benchmarks.harness.records import write_atomic
+
+    theirs = path.read_bytes()
+    if not target.exists():
+        write_atomic(target, theirs)
+        return True
+    if target.read_bytes() != theirs:
+        raise ValueError(f"{path} and {target} differ; rename one of them and merge again")
+    return False
 
 
 def _copied(entry: Path, target: Path) -> bool:

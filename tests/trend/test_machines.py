@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.harness.records import Environment
 from motbench import merge
+from motbench.nightly import only_one
 from reports import trend_told
 
 
@@ -98,6 +99,29 @@ def test_a_broken_asv_file_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not JSON"):
         merge.into(tmp_path / "mine", tmp_path / "theirs")
     assert ours.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["roofline/one.json", "step/card/one.json", "pictures/one.json", "serving/one.json"])
+def test_merging_brings_single_records(tmp_path: Path, name: str) -> None:
+    (tmp_path / "theirs" / name).parent.mkdir(parents=True)
+    (tmp_path / "theirs" / name).write_text("{}")
+    assert merge.into(tmp_path / "mine", tmp_path / "theirs").total() == 1
+    assert (tmp_path / "mine" / name).read_text() == "{}"
+    assert merge.into(tmp_path / "mine", tmp_path / "theirs").total() == 0
+
+
+def test_another_record_of_the_same_name_is_refused_and_none_is_lost(tmp_path: Path) -> None:
+    for side in ("mine", "theirs"):
+        (tmp_path / side / "roofline").mkdir(parents=True)
+        (tmp_path / side / "roofline" / "one.json").write_text(json.dumps(side))
+    with pytest.raises(ValueError, match="differ; rename one of them"):
+        merge.into(tmp_path / "mine", tmp_path / "theirs")
+    assert (tmp_path / "mine" / "roofline" / "one.json").read_text() == '"mine"'
+
+
+def test_a_missing_folder_is_named_while_a_night_runs(tmp_path: Path) -> None:
+    with only_one(tmp_path / "mine"), pytest.raises(ValueError, match="nowhere does not exist"):
+        merge.merge([tmp_path / "nowhere"], tmp_path / "mine")
 
 
 def test_what_is_no_results_folder_is_refused(tmp_path: Path) -> None:
