@@ -1,6 +1,5 @@
 """Scores a checkpoint on held-out scenes and edits, made by bagel's pipeline and judged by scorer.py."""
 
-import hashlib
 import importlib
 import multiprocessing
 import sys
@@ -18,6 +17,7 @@ from PIL import Image
 
 from bagel.pipeline import BagelPipeline, Guidance, ImageRequest, TextRequest
 from bagel.transforms import to_image, to_pixels
+from training.checkpoints import described
 from training.edits import Edit, draw_edit
 from training.files import write_json
 from training.render import picture_of
@@ -113,8 +113,7 @@ def evaluate(checkpoint: Path, options: EvaluationOptions, out: Path) -> dict[st
             and done >= len(options.tasks)
         ):
             break
-    result = {
-        "checkpoint": {path.name: _sha256(path) for path in sorted(checkpoint.iterdir())},
+    result = described(checkpoint) | {
         "options": asdict(options) | {"pictures": None},
         "torch": torch.__version__,
         "seconds": round(time.monotonic() - start, 1),
@@ -277,7 +276,3 @@ def _scenes(n: int, size: int) -> list[Scene]:
 @cache
 def _edits(n: int, size: int) -> list[Edit]:
     return held_out_edits(n, size)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -9,6 +9,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
+from training.checkpoints import same_origin
 from training.evaluate import describe_share
 from training.files import write_json
 
@@ -115,15 +116,18 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def name_of(result: dict[str, Any]) -> str:
-    """ "bfloat16 fp8, mot_impl" """
+    """ "bfloat16 fp8, mot_impl on cpu"; "fp8 checkpoint" if it was not quantised while loading."""
     options = result["options"]
     kind = f" {options['quantise']}" if options["quantise"] else ""
+    kind += f" {result['quantised']['kind']} checkpoint" if "quantised" in result else ""
     return f"{options['dtype']}{kind}, {options['ops'].partition(':')[0]} on {options['device']}"
 
 
 def _same(first: dict[str, Any], other: dict[str, Any]) -> None:
-    if first["checkpoint"] != other["checkpoint"]:
-        raise ValueError("the evaluations are of different checkpoints; evaluate the same folder")
+    if not same_origin(first, other):
+        raise ValueError(
+            "the evaluations are of different checkpoints; evaluate one folder, or what motbench quantise made of it"
+        )
     for name in sorted(set(first["options"]) - MAY_DIFFER):
         ours, theirs = first["options"][name], other["options"].get(name)
         if ours != theirs:
