@@ -85,7 +85,8 @@ def check(
     if json is not None:
         records.write_json(json, results)
     within = sum(result.status == "pass" for result in results)
-    print(f"\n{within} of {len(results)} within their limits; pictures in {out / 'pictures'}")
+    where = f"{plans[0].dtype_name} on {device}"
+    print(f"\n{within} of {len(results)} within their limits in {where}; pictures in {out / 'pictures'}")
     raise typer.Exit(exit_code(results))
 
 
@@ -124,11 +125,12 @@ def _table(results: typing.Sequence[Golden]) -> Table:
     from rich.table import Table
 
     first = results[0]
-    table = Table(title=f"{first.impl} against {first.against}", title_justify="left", box=None, pad_edge=False)
+    title = f"{first.impl} against {first.against}, {first.dtype} on {first.device}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("case", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for title in COLUMNS.values():
-        table.add_column(title, justify="right", no_wrap=True)
+    for column in COLUMNS.values():
+        table.add_column(column, justify="right", no_wrap=True)
     for r in results:
         numbers = (f"{r.metrics[name]:.3g}" if name in r.metrics else "" for name in COLUMNS)
         table.add_row(r.case, r.status, *numbers)

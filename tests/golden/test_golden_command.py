@@ -166,3 +166,9 @@ def judged(*statuses: Status) -> list[Golden]:
 )
 def test_exit_code(statuses: tuple[Status, ...], code: int) -> None:
     assert exit_code(judged(*statuses)) == code
+
+
+def test_check_says_in_which_precision_it_judged(clone: Path) -> None:
+    done = golden(clone, "check", "--case", "small", "--impl", "reference", "--quantise", "int8", "--out", "out")
+    assert "reference against golden, float32-int8 on cpu" in done.stdout, done.stderr
+    assert "within their limits in float32-int8 on cpu; pictures in" in done.stdout.splitlines()[-1]
