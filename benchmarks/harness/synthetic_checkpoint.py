@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,12 +26,18 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.tx
 
 
 def write_checkpoint(
-    folder: Path, config: BagelConfig, tokenizer: Path, seed: int = 0, shard_bytes: int = SHARD_BYTES
+    folder: Path,
+    config: BagelConfig,
+    tokenizer: Path,
+    seed: int = 0,
+    shard_bytes: int = SHARD_BYTES,
+    threads: int | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Write everything that `Bagel.load` reads; yields after each file how many bytes of how many are written.
 
     tokenizer: a folder whose tokenizer files are copied. Weights are bfloat16, in shards of about `shard_bytes` (what
-    is held in memory) and with an index; the autoencoder's are float32. Raises FileExistsError for a folder that holds
+    is held in memory) and with an index; the autoencoder's are float32. threads: that draw the tensors of a shard, and
+    change no byte; None: as many as Python takes for this machine. Raises FileExistsError for a folder that holds
     something, so that nothing of an older checkpoint can mix in.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,25 +52,43 @@ def write_checkpoint(
         eye, autoencoder = Eye(config.vision, config.language.hidden, EYE_SIDE**2), Autoencoder(config.autoencoder)
     model = language_shapes(config.language) | module_shapes(latents) | module_shapes(eye)
     small = module_shapes(autoencoder)
-    cpu = torch.device("cpu")
-    draws = {"ae": Draw(cpu, torch.float32, seed), "ema": Draw(cpu, torch.bfloat16, seed)}
     total, done = 4 * _values(small) + 2 * _values(model), 0
-    for stem, shapes in (("ae", small), ("ema", model)):
-        for tensors in _write_shards(folder, stem, shapes, draws[stem], shard_bytes):
-            done += tensors
-            yield done, total
+    with ThreadPoolExecutor(threads) as pool:
+        for stem, shapes, dtype in (("ae", small, torch.float32), ("ema", model, torch.bfloat16)):
+            for tensors in _write_shards(folder, stem, shapes, Drawing(dtype, seed, pool), shard_bytes):
+                done += tensors
+                yield done, total
 
 
-def _write_shards(folder: Path, stem: str, shapes: dict[str, Shape], draw: Draw, shard_bytes: int) -> Iterator[int]:
+@dataclass(frozen=True)
+class Drawing:
+    """How tensors are drawn: each from its own generator, so that nothing depends on which thread draws it when."""
+
+    dtype: torch.dtype
+    seed: int
+    pool: ThreadPoolExecutor
+
+    def tensors(self, shapes: dict[str, Shape]) -> dict[str, Tensor]:
+        """All of these at once, in their order; PyTorch draws without Python's lock."""
+        return dict(zip(shapes, self.pool.map(self._one, shapes, shapes.values()), strict=True))
+
+    def _one(self, name: str, shape: Shape) -> Tensor:
+        digest = hashlib.sha256(f"{self.seed} {name}".encode()).digest()
+        return _drawn(Draw(torch.device("cpu"), self.dtype, int.from_bytes(digest[:4])), name, shape)
+
+
+def _write_shards(
+    folder: Path, stem: str, shapes: dict[str, Shape], drawing: Drawing, shard_bytes: int
+) -> Iterator[int]:
     """One file if it is small, else shards and their index, written last. Yields the bytes of each file's tensors."""
-    shards = _divided(shapes, draw.dtype.itemsize, shard_bytes)
+    shards = _divided(shapes, drawing.dtype.itemsize, shard_bytes)
     names = [f"{stem}-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
     names = names if len(shards) > 1 else [f"{stem}.safetensors"]
     for name, shard in zip(names, shards, strict=True):
         partial = folder / f".{name}"
-        save_file({one: _drawn(draw, one, shapes[one]) for one in shard}, partial)
+        save_file(drawing.tensors({one: shapes[one] for one in shard}), partial)
         partial.rename(folder / name)
-        yield sum(_values({one: shapes[one]}) for one in shard) * draw.dtype.itemsize
+        yield sum(_values({one: shapes[one]}) for one in shard) * drawing.dtype.itemsize
     if len(shards) > 1:
         index = {"weight_map": {one: name for name, shard in zip(names, shards, strict=True) for one in shard}}
         (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 import reference_impl
 from bagel.config import BagelConfig
@@ -18,8 +19,8 @@ TOKENIZER = repository_root() / "tests/data/bagel_oracle/checkpoint"
 SHARD = 1 << 20
 
 
-def write(folder: Path, seed: int = 0) -> list[tuple[int, int]]:
-    return list(write_checkpoint(folder, TWIN, TOKENIZER, seed, SHARD))
+def write(folder: Path, seed: int = 0, threads: int | None = None) -> list[tuple[int, int]]:
+    return list(write_checkpoint(folder, TWIN, TOKENIZER, seed, SHARD, threads))
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,19 @@ def test_the_seed_decides_every_byte(folder: Path, tmp_path: Path) -> None:
     shard = find_files(folder, ("ema",))[0].name
     assert (tmp_path / "same" / shard).read_bytes() == (folder / shard).read_bytes()
     assert (tmp_path / "other" / shard).read_bytes() != (folder / shard).read_bytes()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_no_byte_depends_on_the_threads(folder: Path, tmp_path: Path, threads: int) -> None:
+    write(tmp_path / "again", threads=threads)
+    names = {path.name for path in folder.iterdir()}
+    assert {path.name for path in (tmp_path / "again").iterdir()} == names
+    assert [name for name in names if (tmp_path / "again" / name).read_bytes() != (folder / name).read_bytes()] == []
+
+
+def test_no_two_tensors_of_a_shape_are_the_same(folder: Path) -> None:
+    tensors = [one for path in find_files(folder, ("ema",)) for one in load_file(path).values() if one.numel() > 16]
+    assert len({one.view(torch.uint8).numpy().tobytes() for one in tensors}) == len(tensors)
 
 
 def test_weights_are_bfloat16_and_the_autoencoders_float32(folder: Path) -> None:
