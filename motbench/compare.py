@@ -154,7 +154,7 @@ def measure(root: Path, folder: Path, asked: Asked, request: Request) -> None:
         if request.budget_s is not None and spent + cost[chosen] > request.budget_s:
             print(f"  the budget of {request.budget_s / 60:g} min is spent", flush=True)
             break
-        cost[chosen] = _announced(walk, asked.series[chosen], done[chosen])
+        cost[chosen] = _announced(walk, asked.series[chosen], done[chosen], request)
         done[chosen] += 1
 
 
@@ -172,8 +172,13 @@ def _unchanged(walk: Walk, folder: Path, asked: Asked) -> set[int]:
     return {i for i, series in enumerate(asked.series) if decide.key(series) in same}
 
 
-def _announced(walk: Walk, series: Series, number: int) -> float:
-    print(f"  round {number + 1:2}  {series.label}", end="", flush=True)
+def turn(number: int, request: Request) -> str:
+    """Round `number`, from 0, in words: round  7 of 12. A budget is spent until it is gone: no number is the last."""
+    return f"round {number + 1:2}" + (f" of {request.rounds}" if request.budget_s is None else "")
+
+
+def _announced(walk: Walk, series: Series, number: int, request: Request) -> float:
+    print(f"  {turn(number, request)}  {series.label}", end="", flush=True)
     seconds = walk.round(series, number)
     print(f"  {seconds:.1f} s", flush=True)
     return seconds

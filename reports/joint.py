@@ -16,6 +16,7 @@ from benchmarks.harness.records import (
     Environment,
     Failure,
     Look,
+    SchemaError,
     Series,
     Status,
     Timing,
@@ -112,7 +113,7 @@ def selecting(series: Series) -> str:
 
 def judge(folder: Path, entries: Sequence[Accepted], today: date, with_image: bool) -> Joint:
     """Judge the records of a comparison. Raises SchemaError, OSError, or ValueError if comparison.json is broken."""
-    asked = read_json(folder / ASKED, Asked)
+    asked = asked_of(folder)
     image = image_of(folder) if with_image else None
     if image is not None and image.status not in ("pass", "improved"):
         return Joint(asked, image.status, _sentence(image.sentence, "speed is void"), image, [])
@@ -137,6 +138,19 @@ def judge(folder: Path, entries: Sequence[Accepted], today: date, with_image: bo
 def write(folder: Path, asked: Asked) -> None:
     """Write what was asked."""
     write_json(folder / ASKED, asked)
+
+
+def asked_of(folder: Path) -> Asked:
+    """What was asked of a comparison. Raises SchemaError, OSError, or ValueError if the file is broken."""
+    try:
+        return read_json(folder / ASKED, Asked)
+    except SchemaError:
+        raise
+    except ValueError as error:
+        raise ValueError(
+            f"{folder / ASKED} does not say what was compared: {error.__cause__}; it must be the file that motbench "
+            "compare or gate wrote there: restore it, or measure again without --records"
+        ) from error
 
 
 def image_of(folder: Path) -> Image:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from benchmarks.harness.records import Series, Status, Timing, read_json, read_lines
+from benchmarks.harness.records import Series, Status, Timing, read_lines
 from reports import decide, joint
 from reports.decide import Rounds
 from reports.stats import figure
@@ -96,7 +96,7 @@ class Outcome:
 
 def recorded(folder: Path) -> Noise:
     """The noise of a comparison of a commit with itself. Raises ValueError if it is another, or too short."""
-    asked = read_json(folder / joint.ASKED, joint.Asked)
+    asked = joint.asked_of(folder)
     if asked.base != asked.head:
         raise ValueError(f"{folder} compares {asked.base[:8]} with {asked.head[:8]}; noise is a commit against itself")
     lines, _ = read_lines(folder / "timing.jsonl", Timing)

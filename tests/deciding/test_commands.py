@@ -98,6 +98,26 @@ def test_wrong_usage_is_one_line(motbench: Command, args: list[str], said: str, 
     assert not list(tmp_path.rglob("comparison.json"))
 
 
+@pytest.mark.parametrize("words", [["compare"], ["gate"], ["gate", "--selftest"]], ids=" ".join)
+def test_a_broken_comparison_is_one_line_with_the_cure(motbench: Command, tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / joint.ASKED).write_text('{"base": ')
+    done = motbench(*words, "--records", tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"{tmp_path / joint.ASKED} does not say what was compared: " in done.stderr
+    assert "restore it, or measure again without --records" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        pytest.param(command.Request(), "round  7 of 12", id="rounds"),
+        pytest.param(command.Request(rounds=20, budget_s=60.0), "round  7", id="a budget has no last round"),
+    ],
+)
+def test_a_round_says_how_many_there_are(request_: command.Request, said: str) -> None:
+    assert command.turn(6, request_) == said
+
+
 def test_the_self_test_refuses_records_that_are_no_noise(
     motbench: Command, comparison: Any, rounds: Made, qkv: Series
 ) -> None:
